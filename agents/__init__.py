@@ -1,0 +1,1 @@
+"""Learn: pure computing on tensors. No disk, no clock, no TensorBoard."""

@@ -1,0 +1,157 @@
+"""What the numbers of a comparison say, in plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from analysis import convert, statistics, units
+from runs.schema import ABSENT, MEASURED, EnvRecord
+
+SOURCE_NAMES = {
+    "gpu_board": "GPU board", "cpu_package": "CPU package", "dram": "memory", "host_rest": "rest of the computer", "wall_meter": "wall meter",
+}  # fmt: skip
+THRESHOLD_NAMES = {
+    "reward_threshold": "threshold", "half_threshold": "half the threshold", "human": "human score", "half_human": "half-way to human",
+}  # fmt: skip
+
+
+def headline(comparisons: list[dict[str, Any]], env: EnvRecord) -> list[str]:
+    """What the best agent reached; then one entry each on scores to compare with, on a person's playtime, and on energy."""
+    best = best_of(comparisons)
+    if best is None:
+        return [f"No run on {env.id} has been evaluated yet."]
+    return [text for text in (_reached(best, comparisons), _threshold(best), _playtime(best, env), _energy(best)) if text]
+
+
+def best_of(comparisons: list[dict[str, Any]]) -> dict[str, Any] | None:
+    scored = [c for c in comparisons if c["score"]["iqm"] is not None]
+    return max(scored, key=lambda c: float(c["score"]["iqm"])) if scored else None
+
+
+def _reached(best: dict[str, Any], comparisons: list[dict[str, Any]]) -> str:
+    score = best["score"]
+    text = f"{best['label']} reached {units.score(score['iqm'])}"
+    if score["n"] == 1:
+        return f"{text} with a single seed, which says nothing about the spread between seeds."
+    text += f", the {score['estimator']} of {score['n']} seeds"
+    if score["low"] is not None:
+        too_narrow = ", too narrow with so few seeds" if score["n"] < statistics.FEW_RUNS else ""
+        text += f" (95 % interval {units.score(score['low'])} to {units.score(score['high'])}{too_narrow})"
+    rivals = [
+        c["label"] for c in comparisons
+        if c is not best and c["score"]["high"] is not None and score["low"] is not None and c["score"]["high"] >= score["low"]
+    ]  # fmt: skip
+    return f"{text}; its interval overlaps that of {join(rivals)}." if rivals else f"{text}."
+
+
+def _threshold(best: dict[str, Any]) -> str:
+    sentences = []
+    for name in ("reward_threshold", "human"):
+        if (reach := best["frames_to_threshold"].get(name)) is None:
+            continue
+        what = f"The {THRESHOLD_NAMES[name]} of {units.score(reach['score'])}"
+        if not reach["n_reached"]:
+            sentences.append(f"{what} was not reached.")
+            continue
+        how_many = f"{reach['n_reached']} of {reach['n']} seeds" if reach["n"] > 1 else "it"
+        after = "" if reach["frames"] is None else f", after {units.count(reach['frames'])} frames"
+        if after and reach["n"] > 1:
+            after += " in the median"
+        sentences.append(f"{what} was reached by {how_many}{after}.")
+    if (share := best["score"]["human_normalised"]) is not None:
+        sentences.append(f"Its score is {units.percent(share)} of the human one, where 0 % is random play.")
+    return " ".join(sentences)
+
+
+def _playtime(best: dict[str, Any], env: EnvRecord) -> str:
+    frames = units.count(best["frames"])
+    if best["human_play_h"] is None:
+        return f"The task has no physical time, so the {frames} frames that a seed learned from are no hours of play."
+    played = f"To play the {frames} frames that a seed learned from, a person would need {units.duration(best['human_play_h'] * 3600)}"
+    if env.kind != "atari":
+        return f"{played}."
+    practice, protocol = convert.human_practice_h(), convert.protocol_200m_frames()
+    protocol_h = convert.play_h(protocol, env.frame_rate_hz) or 0.0
+    against_practice = (
+        f"{_times(best['human_play_h'] / practice)} the {practice:g} hours of practice that the professional tester had"
+    )
+    against_protocol = f"{units.percent(best['frames'] / protocol)} of the usual {units.count(protocol)} frames"
+    return f"{played} without a break: {against_practice}, and {against_protocol} ({units.duration(protocol_h * 3600)})."
+
+
+def _times(ratio: float) -> str:
+    return f"{units.significant(ratio)} times" if ratio >= 1 else f"{units.percent(ratio)} of"
+
+
+def _energy(best: dict[str, Any]) -> str:
+    energy = best["energy"]
+    if energy["kwh"] is None:
+        return "Its energy is not known: no source could be measured or estimated."
+    joules, low, high = (energy[name] * convert.JOULES_PER_KWH for name in ("kwh", "low_kwh", "high_kwh"))
+    how = "a measured" if energy["method"] == MEASURED else "an estimated"
+    text = f"Training one seed used {how} {units.energy(joules)} ({units.energy_range(low, high)})"
+    if energy["absent"]:
+        text += f", not counting {join(source_name(s) for s in energy['absent'])}, which has no number"
+    brain = units.duration(best["brain_h"] * 3600)
+    return f"{text}; a human brain, at {convert.brain_power_w()[0]:g} W, runs on that for {brain}."
+
+
+def tiles(best: dict[str, Any]) -> list[dict[str, str]]:
+    """The four figures above the curves: {name, value, note}."""
+    score, energy = best["score"], best["energy"]
+    spread = (
+        f"{units.score(score['low'])} to {units.score(score['high'])}, {score['n']} seeds" if score["n"] > 1 else "one seed"
+    )
+    play = best["human_play_h"]
+    device = "" if not best["gpu_h"] else f"{units.hours(best['gpu_h'])} of GPU allocated"
+    return [
+        {"name": f"Score ({score['estimator']})" if score["n"] > 1 else "Score", "value": units.score(score["iqm"]), "note": spread},
+        {"name": "Human playtime", "value": units.duration(None if play is None else play * 3600),
+         "note": best["human_play_reason"] or f"{units.count(best['frames'])} frames in real time"},
+        {"name": f"Energy, {energy['method']}", "value": energy_text(energy), "note": energy_spread(energy)},
+        {"name": "Wall-clock time", "value": units.duration(best["wall_h"] * 3600), "note": device or "no GPU"},
+    ]  # fmt: skip
+
+
+def energy_text(energy: dict[str, Any]) -> str:
+    return units.energy(None if energy["kwh"] is None else energy["kwh"] * convert.JOULES_PER_KWH)
+
+
+def energy_spread(energy: dict[str, Any]) -> str:
+    if energy["kwh"] is None:
+        return "no source has a number"
+    return units.energy_range(energy["low_kwh"] * convert.JOULES_PER_KWH, energy["high_kwh"] * convert.JOULES_PER_KWH)
+
+
+def setup(runs: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
+    """Where the runs ran, each distinct answer once: (name, answers)."""
+    methods = {
+        f"{source_name(name)}: {entry['method']}" for run in runs for name, entry in run["energy"]["by_source"].items()
+        if not (entry["method"] == ABSENT and name not in run["energy"]["absent"])
+    } | {f"{source_name(name)}: {ABSENT}" for run in runs for name in run["energy"]["absent"]}  # fmt: skip
+    return [
+        ("Machine", _distinct(_pairs(run["machine"]) for run in runs)),
+        ("Device", _distinct(_pairs(run["device"]) for run in runs)),
+        ("Versions", _distinct(_pairs(run["versions"]) for run in runs)),
+        ("Commit", _distinct(run["git_commit"] or "not known" for run in runs)),
+        ("Energy", sorted(methods)),
+    ]
+
+
+def _distinct(texts: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(texts))
+
+
+def _pairs(mapping: dict[str, Any]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in mapping.items() if value is not None) or "not known"
+
+
+def source_name(source: str) -> str:
+    return SOURCE_NAMES.get(source, source)
+
+
+def join(names: Iterable[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    *rest, last = names
+    return f"{', '.join(rest)} and {last}" if rest else last

@@ -1,0 +1,256 @@
+"""Run folders to tables: what was read, and what had to be left out and why.
+
+``read_runs`` finds and reads the folders; ``runs_table``, ``evals_table`` and ``episodes_table`` are the polars frames that
+everything after works on. A number that a run does not know is null in a table, never 0.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from analysis import convert
+from runs import schema
+
+SHORT_WINDOW_S = 60.0  # power is sampled too rarely for less: see "How it was measured" of a report
+GPU_SOURCE, CPU_SOURCE, WALL_METER = "gpu_board", "cpu_package", "wall_meter"
+
+
+class NoRunsError(ValueError):
+    """Nothing to report on: one line with the fault and the way out."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One readable run folder: what was asked, the last line of its ledger, its evaluations."""
+
+    id: str
+    folder: Path
+    record: schema.RunRecord
+    total: schema.LedgerLine
+    evals: list[schema.EvalRecord]
+    episodes: pl.DataFrame  # training episodes, see ``episodes_table``
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    id: str
+    reason: str
+
+
+def read_runs(folders: Sequence[Path]) -> tuple[list[Run], list[LeftOut]]:
+    """Read every run at or below ``folders``, sorted by id, and what could not be read. Raises NoRunsError if nothing could."""
+    found = _find(folders)
+    runs: list[Run] = []
+    left_out: list[LeftOut] = []
+    for run_id, folder in sorted(zip(_short_ids(found), found, strict=True)):
+        try:
+            runs.append(_read(run_id, folder))
+        except (schema.SchemaError, ValueError, TypeError, AttributeError) as error:
+            left_out.append(LeftOut(run_id, _one_line(str(error).replace(f"{folder}/", ""))))
+    if not runs:
+        first = left_out[0]
+        others = f" (and {len(left_out) - 1} more)" if len(left_out) > 1 else ""
+        raise NoRunsError(f"no run can be reported: {first.id}{others}: {first.reason}")
+    return runs, left_out
+
+
+def _find(folders: Sequence[Path]) -> list[Path]:
+    found: dict[Path, None] = {}  # in order, each once even when given twice
+    for folder in folders:
+        if not folder.is_dir():
+            what = "is not a folder" if folder.exists() else "does not exist"
+            raise NoRunsError(f"{folder} {what}: name a run folder, or a folder of runs such as results")
+        here = {path.parent.resolve(): None for path in sorted(folder.rglob(schema.RUN_FILE))}
+        if not here:
+            raise NoRunsError(
+                f"{folder} holds no run (no {schema.RUN_FILE} in it or below): train one first, or name another folder"
+            )
+        found |= here
+    return list(found)
+
+
+def _short_ids(folders: Sequence[Path]) -> list[str]:
+    """The last parts of each path, at least env/agent/seed, as many as tell the folders apart."""
+    ids: list[str] = []
+    for folder in folders:
+        for length in range(3, len(folder.parts) + 1):
+            run_id = "/".join(folder.parts[-length:])
+            if sum(other.parts[-length:] == folder.parts[-length:] for other in folders) == 1:
+                break
+        ids.append(run_id if len(folder.parts) > 3 else "/".join(folder.parts[1:]))
+    return ids
+
+
+def _read(run_id: str, folder: Path) -> Run:
+    record = schema.read_run(folder)
+    _check(record)
+    lines = schema.read_ledger(folder) if (folder / schema.LEDGER_FILE).exists() else []
+    if not lines:
+        raise schema.SchemaError("has no ledger line yet")
+    evals = [line for line in schema.read_evals(folder) if line.returns]
+    return Run(run_id, folder, record, lines[-1], evals, _monitor(folder))
+
+
+def _check(record: schema.RunRecord) -> None:
+    """``run.json`` carries no checksum, so what is divided by or compared is looked at."""
+    rate, threshold = record.env.frame_rate_hz, record.env.reward_threshold
+    if not (rate is None or (_is_number(rate) and rate > 0)):
+        raise schema.SchemaError(f"{schema.RUN_FILE}: frame_rate_hz is {rate!r}, it should be a positive number or null")
+    if not (threshold is None or _is_number(threshold)):
+        raise schema.SchemaError(f"{schema.RUN_FILE}: reward_threshold is {threshold!r}, it should be a number or null")
+    if not (_is_number(record.share) and 0 < record.share <= 1):
+        raise schema.SchemaError(f"{schema.RUN_FILE}: share is {record.share!r}, it should be above 0 and at most 1")
+    texts = {"agent": record.agent, "env.id": record.env.id, "env.protocol": record.env.protocol, "budget": record.budget}
+    for name, value in texts.items():
+        if not isinstance(value, str):
+            raise schema.SchemaError(f"{schema.RUN_FILE}: {name} is {value!r}, it should be text")
+    for name in ("agent_config", "versions", "machine", "device"):
+        if not isinstance(getattr(record, name), dict):
+            raise schema.SchemaError(f"{schema.RUN_FILE}: {name} is not a mapping")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def present_energy(run: Run) -> dict[str, schema.Energy]:
+    """The sources that have a number."""
+    return {name: e for name, e in run.total.energy.items() if e.method != schema.ABSENT}
+
+
+def absent_energy(run: Run) -> list[str]:
+    """The sources that belong to this run and have no number: its sum is too low by them. A CPU run lacks no GPU."""
+    on_gpu = run.record.device.get("type") == "cuda"
+    needed = {GPU_SOURCE, CPU_SOURCE} if on_gpu else {CPU_SOURCE}
+    named = {name for name in run.total.energy if on_gpu or name != GPU_SOURCE}
+    present = set(present_energy(run))
+    return [] if WALL_METER in present else sorted((needed | named) - present)
+
+
+def energy_method(run: Run) -> str:
+    """Of the sum: measured if every source with a number is, absent if there is none."""
+    methods = {e.method for e in present_energy(run).values()}
+    if not methods:
+        return schema.ABSENT
+    return schema.MEASURED if methods == {schema.MEASURED} else schema.ESTIMATED
+
+
+def energy_grade(run: Run) -> str | None:
+    """A wall meter, B every board and package measured (NVML, RAPL), C some of it, D all estimated; None without a number."""
+    energy = present_energy(run)
+    measured = {name for name, e in energy.items() if e.method == schema.MEASURED}
+    if not energy:
+        return None
+    if WALL_METER in measured:
+        return "A"
+    needed = {GPU_SOURCE, CPU_SOURCE} if run.record.device.get("type") == "cuda" else {CPU_SOURCE}
+    if needed <= measured:
+        return "B"
+    return "C" if measured else "D"
+
+
+def comparison_key(run: Run) -> str:
+    """Runs with the same key may be pooled: same environment and protocol, same agent and settings, same budget; only seeds differ."""
+    return json.dumps(settings(run.record), sort_keys=True, default=str)
+
+
+def settings(record: schema.RunRecord) -> dict[str, Any]:
+    """Every setting that must agree before runs are pooled, nested ones by their dotted name."""
+    config = {name: value for name, value in record.agent_config.items() if name != "seed"}
+    return _flat("env", asdict(record.env)) | {"agent": record.agent, "budget": record.budget} | _flat("", config)
+
+
+def _flat(prefix: str, nested: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in nested.items():
+        dotted = f"{prefix}.{name}" if prefix else name
+        flat |= _flat(dotted, value) if isinstance(value, dict) else {dotted: value}
+    return flat
+
+
+def runs_table(runs: Sequence[Run]) -> pl.DataFrame:
+    """One row a run: its ledger totals, this run's share of a process that trained several."""
+    return pl.DataFrame([_run_row(run) for run in runs], schema=_RUN_COLUMNS)
+
+
+_RUN_COLUMNS: dict[str, Any] = {
+    "run": pl.String, "key": pl.String, "seed": pl.Int64, "status": pl.String,
+    "frames": pl.Int64, "steps": pl.Int64, "updates": pl.Int64, "episodes": pl.Int64,
+    "consumed_frames": pl.Int64, "consumed_steps": pl.Int64, "lost_frames": pl.Int64, "eval_frames": pl.Int64, "boot_frames": pl.Int64,
+    "human_play_h": pl.Float64, "wall_s": pl.Float64, "process_wall_s": pl.Float64, "cpu_s": pl.Float64,
+    "gpu_allocated_s": pl.Float64, "gpu_busy_s": pl.Float64,
+    "joules": pl.Float64, "low_j": pl.Float64, "high_j": pl.Float64, "flops": pl.Float64, "short_window": pl.Boolean,
+}  # fmt: skip
+
+
+def _run_row(run: Run) -> dict[str, Any]:
+    total, energy = run.total, list(present_energy(run).values())
+    return {
+        "run": run.id, "key": comparison_key(run), "seed": run.record.seed, "status": total.status,
+        "frames": total.lineage.frames, "steps": total.lineage.steps, "updates": total.lineage.updates, "episodes": total.lineage.episodes,
+        "consumed_frames": total.consumed.frames, "consumed_steps": total.consumed.steps,
+        "lost_frames": total.consumed.frames - total.lineage.frames,
+        "eval_frames": total.eval_frames, "boot_frames": total.boot_frames,
+        "human_play_h": convert.play_h(total.lineage.frames, run.record.env.frame_rate_hz),
+        "wall_s": total.wall_s, "process_wall_s": total.wall_s * run.record.share, "cpu_s": total.cpu_s,
+        "gpu_allocated_s": total.gpu_allocated_s, "gpu_busy_s": total.gpu_busy_s,
+        "joules": sum(e.joules for e in energy) if energy else None,
+        "low_j": sum(e.low_j for e in energy) if energy else None, "high_j": sum(e.high_j for e in energy) if energy else None,
+        "flops": float(total.flops.total), "short_window": total.wall_s < SHORT_WINDOW_S,
+    }  # fmt: skip
+
+
+def evals_table(runs: Sequence[Run]) -> pl.DataFrame:
+    """One row an evaluation: the mean return of its games, and every counter at that moment (lineage of the run)."""
+    rows = [_eval_row(run, line) for run in runs for line in run.evals]
+    return pl.DataFrame(rows, schema=_EVAL_COLUMNS).sort("run", "steps", maintain_order=True)
+
+
+_EVAL_COLUMNS: dict[str, Any] = {
+    "run": pl.String, "key": pl.String, "seed": pl.Int64, "score": pl.Float64, "games": pl.Int64,
+    "steps": pl.Float64, "frames": pl.Float64, "human_play_h": pl.Float64, "wall_s": pl.Float64,
+    "joules": pl.Float64, "low_j": pl.Float64, "high_j": pl.Float64, "flops": pl.Float64,
+}  # fmt: skip
+
+
+def _eval_row(run: Run, line: schema.EvalRecord) -> dict[str, Any]:
+    known = bool(present_energy(run))
+    return {
+        "run": run.id, "key": comparison_key(run), "seed": run.record.seed, "score": line.mean_return, "games": len(line.returns),
+        "steps": float(line.steps), "frames": float(line.frames),
+        "human_play_h": convert.play_h(line.frames, run.record.env.frame_rate_hz), "wall_s": line.wall_s,
+        "joules": line.joules if known else None, "low_j": line.low_j if known else None, "high_j": line.high_j if known else None,
+        "flops": float(line.flops),
+    }  # fmt: skip
+
+
+def episodes_table(runs: Sequence[Run]) -> pl.DataFrame:
+    """One row a training episode from ``monitor.csv``: return ``r``, length ``l`` steps, ``t`` seconds since the start, ``frames``."""
+    return pl.concat([run.episodes.select(pl.lit(run.id).alias("run"), pl.all()) for run in runs])
+
+
+_MONITOR_COLUMNS: dict[str, Any] = {"r": pl.Float64, "l": pl.Int64, "t": pl.Float64, "frames": pl.Int64}
+
+
+def _monitor(folder: Path) -> pl.DataFrame:
+    """``monitor.csv`` without its ``#`` comment line and without a last line that was cut off; empty where there is none."""
+    path = folder / schema.MONITOR_FILE
+    whole = path.read_bytes().rpartition(b"\n")[0] if path.exists() else b""
+    body = whole.partition(b"\n")[2] if whole.startswith(b"#") else whole
+    if not body.strip():
+        return pl.DataFrame(schema=_MONITOR_COLUMNS)
+    try:
+        return pl.read_csv(body, columns=list(_MONITOR_COLUMNS), schema_overrides=_MONITOR_COLUMNS)
+    except pl.exceptions.PolarsError as error:
+        raise schema.SchemaError(f"{schema.MONITOR_FILE} is damaged: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,103 @@
+"""One formatter per unit: three significant digits in a unit that fits, so that nothing small is shown as 0.0.
+
+Each takes the number in the unit that its argument names and returns text for people; None becomes a dash.
+"""
+
+from __future__ import annotations
+
+import math
+
+ABSENT = "–"
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """Fixed-point text with that many significant digits; whole digits are never dropped (1234.5 is 1,234)."""
+    if value == 0:
+        return "0"
+    magnitude = math.floor(math.log10(abs(value)))
+    magnitude = math.floor(math.log10(abs(round(value, digits - 1 - magnitude))))  # 9.999 rounds up to 10.0
+    return f"{value:,.{max(0, digits - 1 - magnitude)}f}"
+
+
+def _scaled(value: float, steps: list[tuple[float, float, str]]) -> str:
+    """``steps``: (smallest value for this unit, divisor, unit), largest first; the last one catches the rest."""
+    if value == 0:
+        return f"0 {steps[-1][2]}"
+    _, divisor, unit = next((step for step in steps if abs(value) >= step[0]), steps[-1])
+    return f"{significant(value / divisor)} {unit}"
+
+
+def energy(joules: float | None) -> str:
+    if joules is None:
+        return ABSENT
+    return _scaled(joules, [(3.6e9, 3.6e9, "MWh"), (3.6e6, 3.6e6, "kWh"), (36, 3600, "Wh"), (0, 1, "J")])
+
+
+def energy_range(low_j: float, high_j: float) -> str:
+    """Both ends in one unit where they share it: ``0.12–1.7 Wh``."""
+    low, high = energy(low_j), energy(high_j)
+    if low.split()[-1] == high.split()[-1]:
+        low = low.split()[0]
+    return f"{low}–{high}"
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ABSENT
+    day, year = 86400.0, 365.25 * 86400
+    return _scaled(
+        seconds, [(2 * year, year, "years"), (2 * day, day, "days"), (7200, 3600, "h"), (120, 60, "min"), (0, 1, "s")]
+    )
+
+
+def hours(value_h: float | None) -> str:
+    """Device time: hours even when small, since GPU-hours are what is bought."""
+    return ABSENT if value_h is None else f"{significant(value_h)} h"
+
+
+def count(number: float | None) -> str:
+    if number is None:
+        return ABSENT
+    if number >= 1e9:
+        return f"{_trimmed(significant(number / 1e9))} billion"
+    if number >= 1e7:
+        return f"{_trimmed(significant(number / 1e6))} million"
+    return f"{number:,.0f}"
+
+
+def flops(number: float | None) -> str:
+    if number is None:
+        return ABSENT
+    if number < 1e6:
+        return f"{number:,.0f}"
+    mantissa, exponent = f"{number:.2e}".split("e")
+    return f"{mantissa} × 10{str(int(exponent)).translate(_SUPERSCRIPTS)}"
+
+
+def score(value: float | None) -> str:
+    if value is None:
+        return ABSENT
+    text = significant(value, 4) if abs(value) < 1000 else f"{value:,.0f}"
+    return _trimmed(text).replace("-", "−")
+
+
+def _trimmed(text: str) -> str:
+    """Without trailing zeros after a point, for counts and scores, which are exact: 12.0 is 12."""
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def percent(share: float) -> str:
+    return f"{significant(100 * share, 2)} %".replace("-", "−")
+
+
+def size(number_bytes: float | None) -> str:
+    if number_bytes is None:
+        return ABSENT
+    return _scaled(number_bytes, [(1e9, 1e9, "GB"), (1e6, 1e6, "MB"), (0, 1e3, "kB")])
+
+
+def money(usd: float | None) -> str:
+    if usd is None:
+        return ABSENT
+    return f"${usd:,.2f}" if usd >= 1 else f"${significant(usd)}"

@@ -1,0 +1,58 @@
+"""``make``: from an environment's id to a World."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from envs.registry import protocol_of, spec
+from envs.world import World
+
+
+def make(
+    env_id: str,
+    num_envs: int,
+    seeds: int | Sequence[int],
+    *,
+    protocol: str | None = None,
+    evaluation: bool = False,
+    num_threads: int = 0,
+) -> World:
+    """A World of ``num_envs`` lanes.
+
+    Args:
+        env_id: one of ``all_specs()``.
+        num_envs: the number of lanes L.
+        seeds: one seed a lane, each >= 0; a lane's episodes follow from its own seed and actions alone. An int gives
+            ``lane_seeds(seed, num_envs)``.
+        protocol: None is the environment's default, ``spec(env_id).protocols[0]``.
+        evaluation: the protocol's cap for evaluation games instead of the one for training.
+        num_threads: of the Atari emulator; 0: as many as lanes or cores, whichever is less.
+
+    Raises:
+        UnknownEnv: no such environment, or the environment has no such protocol.
+        ValueError: the seeds do not fit the lanes.
+    """
+    env_spec = spec(env_id)
+    rules = protocol_of(env_spec, protocol)
+    seeds = lane_seeds(seeds, num_envs) if isinstance(seeds, int) else [int(s) for s in seeds]
+    if num_envs < 1 or len(seeds) != num_envs or min(seeds) < 0:
+        raise ValueError(f"{num_envs} lanes need as many seeds, each >= 0, got {seeds}")
+    if env_spec.kind == "atari":
+        from envs.atari import AtariWorld
+
+        return AtariWorld(env_spec, rules, seeds, evaluation, num_threads)
+    if env_spec.kind == "minatar":
+        from envs.minatar import minatar_world
+
+        return minatar_world(env_spec, rules, seeds, evaluation)
+    from envs.control import control_world
+
+    return control_world(env_spec, rules, seeds, evaluation)
+
+
+def lane_seeds(seed: int, num_envs: int) -> list[int]:
+    """Independent 31-bit seeds, one a lane; the first k are the same for every ``num_envs`` >= k."""
+    children = np.random.SeedSequence(seed).spawn(num_envs)
+    return [int(child.generate_state(1)[0]) >> 1 for child in children]

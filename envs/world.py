@@ -1,0 +1,143 @@
+"""The World: a gymnasium VectorEnv that keeps an exact ledger of played frames and never shows a dummy step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from envs.protocols import Protocol
+from envs.registry import EnvSpec
+
+Array = npt.NDArray[Any]
+Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
+StepResult = tuple[Array, Array, Bools, Bools, dict[str, Any]]
+
+
+class World(VectorEnv[Array, Array, Array]):
+    """L lanes of one environment, in SAME_STEP autoreset: every step is a real one.
+
+    ``reset()`` seeds each lane at its first call; later episodes go on from the lane's own generator. ``step(actions)`` is
+    ``send(actions)`` and ``recv()``; between the two the Atari threads work while the caller does something else.
+
+    ``recv`` returns observations [L, ...], rewards [L] (the game's own, never clipped), ``terminated`` [L] and ``truncated``
+    [L] (never both: a death wins), and an info dict:
+
+    ``frames``          int64 [L]: played by this step alone (fewer than 4 on Atari where the game ends inside the skip).
+    ``life_loss``       bool [L], Atari only: a life was lost and the game goes on.
+    ``_final_obs``      bool [L], only where a lane is done: which ones. For them the returned observation is already the first
+                        of the next episode, and row k of
+    ``final_obs``       [L, ...] is the last observation of the episode that ended, row k of
+    ``episode_frames``  int64 [L] its played frames, no-op start included..
+
+    Arrays that are returned are the caller's: no later step writes into them (``info["frames"]`` may be read-only).
+
+    Counters, all int64 [L] and cumulative over the World's life:
+
+    ``frames``       played frames, no-op starts included (those of the last reset too). Control, MinAtar: one a step.
+    ``boot_frames``  frames that resets emulate and nobody plays. ``frames + boot_frames`` is all that was emulated;
+                     ``boot_frames_exact`` is False where the boot of this emulator version or game is known only nearly.
+
+    ``stack_padding`` says what stands in a frame stack (Atari [4, 84, 84], newest last) before an episode's first observation:
+    "zeros": frames older than the episode's first observation are all zero, also where the episode started with no-ops. So a
+    stack is exactly the newest frame of each step, back to the episode's first, then zeros. None: observations are no stacks.
+    """
+
+    stack_padding: Literal["zeros", "repeat"] | None = None
+    boot_frames_exact = True
+
+    def __init__(
+        self,
+        env_spec: EnvSpec,
+        protocol: Protocol,
+        seeds: Sequence[int],
+        evaluation: bool,
+        observation_space: gymnasium.Space[Array],
+        action_space: gymnasium.spaces.Discrete,
+    ) -> None:
+        self.env_spec = env_spec
+        self.protocol = protocol
+        self.evaluation = evaluation
+        self.lane_seeds = tuple(seeds)
+        self.num_envs = len(seeds)
+        self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
+        self.single_observation_space = observation_space
+        self.single_action_space = action_space
+        self.observation_space = batch_space(observation_space, self.num_envs)
+        self.action_space = batch_space(action_space, self.num_envs)
+        self.frames: Ints = np.zeros(self.num_envs, np.int64)
+        self.boot_frames: Ints = np.zeros(self.num_envs, np.int64)
+        self._episode_frames: Ints = np.zeros(self.num_envs, np.int64)
+        self._started = False
+        self._sent = False
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Array, dict[str, Any]]:
+        """Start an episode in every lane. A World is seeded when it is made: ``seed`` and ``options`` must be None."""
+        if seed is not None or options is not None:
+            raise ValueError("a World is seeded by make(), lane by lane: reset() takes no seed and no options")
+        if self._sent:
+            raise RuntimeError("reset() between send() and recv()")
+        self._episode_frames[:] = 0
+        obs = self._restart(np.ones(self.num_envs, np.bool_)) if self._started else self._start()
+        self._started = True
+        return obs, {}
+
+    def step(self, actions: Array) -> StepResult:
+        """``send(actions)``, then ``recv()``. ``actions``: int64 [L]."""
+        self.send(actions)
+        return self.recv()
+
+    def send(self, actions: Array) -> None:
+        """Take one action a lane, int64 [L], and let the emulators work."""
+        if self._sent or not self._started:
+            raise RuntimeError("send() twice without recv()" if self._started else "send() before reset()")
+        self._begin(actions)
+        self._sent = True
+
+    def recv(self) -> StepResult:
+        """Wait for the step that ``send`` began, and start the next episode of each lane that is done."""
+        if not self._sent:
+            raise RuntimeError("recv() without send()")
+        self._sent = False
+        obs, reward, terminated, truncated, info = self._finish()
+        self.frames += info["frames"]
+        self._episode_frames += info["frames"]
+        done = terminated | truncated
+        if done.any():
+            info["final_obs"] = obs
+            info["_final_obs"] = done
+            info["episode_frames"] = self._episode_frames.copy()
+            self._episode_frames[done] = 0
+            obs = self._restart(done)
+        return obs, reward, terminated, truncated, info
+
+    # What a kind of world defines. None of these touches `frames` for the steps themselves: recv() does.
+
+    def _start(self) -> Array:
+        """Seed every lane and return the first observations."""
+        raise NotImplementedError
+
+    def _begin(self, actions: Array) -> None:
+        """Begin a step."""
+        raise NotImplementedError
+
+    def _finish(self) -> StepResult:
+        """End the step; observations are those before any reset, and info holds ``frames``."""
+        raise NotImplementedError
+
+    def _restart(self, mask: Bools) -> Array:
+        """Reset the lanes of ``mask`` without a seed; returns a new array: their first observations, the other lanes' last."""
+        raise NotImplementedError
+
+
+def ones_readonly(num_envs: int) -> Ints:
+    """One frame a step, for the worlds that skip none."""
+    ones: Ints = np.ones(num_envs, np.int64)
+    ones.setflags(write=False)
+    return ones

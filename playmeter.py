@@ -1,0 +1,440 @@
+"""playmeter: the front door. The command line, and the few names that a library user imports.
+
+Every command imports what it needs when it runs, so that ``--help`` and ``report`` never wait for torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+from tyro.conf import Positional
+
+from agents.config import AgentConfig
+
+if TYPE_CHECKING:
+    from runs.config import RunConfig
+    from runs.train import Outcome, Progress
+
+BAD_INPUT, INTERRUPTED = 2, 130
+
+
+# The options of each command: every field is a flag, its docstring the help.
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train an agent on an environment: one run folder per seed, and TensorBoard curves inside it."""
+
+    name: Annotated[Positional[str], tyro.conf.arg(metavar="AGENT")]
+    """A member of the family (`playmeter agents`)."""
+    env: Annotated[Positional[str], tyro.conf.arg(metavar="ENV")]
+    """An environment (`playmeter envs`)."""
+    seeds: int = 1
+    """How many seeds to train; small networks train side by side in this process."""
+    first_seed: int = 0
+    """The first seed; the others count up from it."""
+    budget: str = "50k-steps"
+    """When to stop: a number with a unit, e.g. 100k-steps, 400k-frames, 2h-play, 30min, 0.5kWh, 1e15flops (per seed)."""
+    protocol: str | None = None
+    """How the environment is played (atari: nature, sticky, atari100k); the default is the environment's first."""
+    evals: int = 10
+    """Evaluations, spread evenly over the budget."""
+    eval_episodes: int | None = None
+    """Episodes per evaluation and seed; the default is the protocol's number."""
+    out: str = "results"
+    """Folder for the run folders."""
+    device: str = "auto"
+    """auto, cpu or cuda:0."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the update: auto does where the run is long enough to win back the seconds that it takes."""
+    threads: int | None = None
+    """CPU threads of torch; the default is one for a few small networks, otherwise all cores."""
+    agent: AgentConfig = field(default_factory=AgentConfig)
+    """The agent's settings; the defaults are those of AGENT on this kind of environment."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """One self-contained HTML page about everything found in the folders: what was learned and what it cost."""
+
+    folders: Positional[tuple[Path, ...]] = (Path("results"),)
+    """Run folders, or folders that hold some."""
+    out: Path | None = None
+    """The page; report.html unless only --json is asked for."""
+    json: str | None = None
+    """Write the machine-readable summary to this file, or to standard output with `-`."""
+    price_usd_per_kwh: float | None = None
+    """Your price of electricity, for the costs in money."""
+
+
+@dataclass(frozen=True)
+class Agents:
+    """Without a name: the family tree, each member with what it adds to its parent. With a name: all its settings."""
+
+    name: Positional[str | None] = None
+    """One agent, e.g. `dueling`."""
+
+
+@dataclass(frozen=True)
+class Envs:
+    """Every environment that can be played, or those whose name contains a word."""
+
+    word: Positional[str] = ""
+    """Part of a name, e.g. `pong`."""
+
+
+@dataclass(frozen=True)
+class Board:
+    """TensorBoard on everything in a folder; stop it with Ctrl-C."""
+
+    folder: Positional[Path] = Path("results")
+    """A folder that holds run folders."""
+    port: int = 6006
+    """Where to serve, on this machine only."""
+
+
+@dataclass(frozen=True)
+class Demo:
+    """dqn on CartPole-v1 (4 seeds) and on ALE/Pong-v5 (a first look, far too short to learn), then a report."""
+
+    out: Path = Path("results/demo")
+    """Folder for the run folders and the report."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code. Bad input is one line on stderr and code 2."""
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if argv else BAD_INPUT
+    if argv[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"playmeter {version('playmeter')}")
+        return 0
+    command = COMMANDS.get(argv[0])
+    if command is None:
+        return fail(f"unknown command {argv[0]!r}{nearest(argv[0], COMMANDS)}; `playmeter --help` lists them all")
+    try:
+        return command(argv[1:])
+    except ValueError as error:
+        if type(error).__name__ not in EXPECTED:  # a defect of ours: let it be seen
+            raise
+        return fail(str(error))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # `playmeter envs | head`
+        sys.stderr.close()
+        return 0
+
+
+# What a user can do wrong. By name, because importing the classes would import what raises them.
+EXPECTED = {"InputError", "BudgetError", "ConfigError", "UnknownAgent", "UnknownEnv", "ReportError"}
+
+
+def fail(message: str) -> int:
+    print(f"playmeter: {message}", file=sys.stderr)
+    return BAD_INPUT
+
+
+def nearest(word: str, known: Any) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(word, list(known), n=2, cutoff=0.5)
+    return f": did you mean {' or '.join(near)}?" if near else ""
+
+
+def usage() -> str:
+    lines = [f"  {name:<8} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "playmeter trains game-playing agents and counts what that costs.",
+            "",
+            "usage: playmeter COMMAND ...",
+            "",
+            *lines,
+            "",
+            "`playmeter COMMAND --help` explains a command. Start with `playmeter demo`.",
+        ]
+    )
+
+
+def parse(kind: type, argv: Sequence[str], command: str, default: Any = None) -> Any:
+    options = {} if default is None else {"default": default}
+    return tyro.cli(kind, args=list(argv), prog=f"playmeter {command}", **options)
+
+
+def train_command(argv: Sequence[str]) -> int:
+    """Train an agent on an environment, one run folder per seed."""
+    from agents.family import FAMILY, agent_config
+    from envs import spec
+
+    positional = [word for word in argv[:2] if not word.startswith("-")]
+    name = positional[0] if positional else "dqn"
+    env = positional[1] if len(positional) > 1 else "CartPole-v1"
+    asked_for_help = "-h" in argv or "--help" in argv
+    if len(positional) < 2 and not asked_for_help:
+        return fail(
+            f"train needs an agent and an environment, e.g. `playmeter train {name} {env}`; agents: {', '.join(FAMILY)}"
+        )
+
+    config = agent_config(name, DOMAINS[spec(env).kind])
+    asked: Train = parse(Train, argv, "train", Train(name, env, agent=config))
+    return run_and_tell(
+        run_config(
+            asked.name,
+            asked.env,
+            asked.agent,
+            seeds=range(asked.first_seed, asked.first_seed + asked.seeds),
+            budget=asked.budget,
+            protocol=asked.protocol,
+            evals=asked.evals,
+            eval_episodes=asked.eval_episodes,
+            out=asked.out,
+            device=asked.device,
+            compile=asked.compile,
+            threads=asked.threads,
+            command=("playmeter", "train", *argv),
+        )
+    )
+
+
+DOMAINS = {"control": "classic", "minatar": "minatar", "atari": "atari"}  # an environment's kind -> the family's domain
+
+
+def run_config(agent: str, env: str, settings: AgentConfig, seeds: Sequence[int], **options: Any) -> RunConfig:
+    from runs.config import InputError, RunConfig
+
+    if not seeds or min(seeds) < 0:
+        raise InputError("--seeds must be at least 1 and --first-seed at least 0")
+    return RunConfig(agent, env, settings, tuple(seeds), **options)
+
+
+def run_and_tell(config: RunConfig) -> int:
+    """Train with a progress line, then say what came of it."""
+    from runs.train import train
+
+    with ProgressLine(config) as line:
+        outcomes = train(config, line.update, line.notice)
+    for outcome in outcomes:
+        print(summary_line(outcome))
+    return INTERRUPTED if any(outcome.status == "interrupted" for outcome in outcomes) else 0
+
+
+def summary_line(outcome: Outcome) -> str:
+    from analysis.units import score
+
+    final = f"final evaluation {score(outcome.eval_scores[-1])}" if outcome.eval_scores else "not evaluated"
+    return f"seed {outcome.seed}: {outcome.status}, {final}, in {outcome.folder}"
+
+
+class ProgressLine:
+    """One line that tells how a training goes: live on a terminal, a plain line now and then where output is piped."""
+
+    PLAIN_EVERY_S = 10.0
+
+    def __init__(self, config: RunConfig) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self.config = config
+        self.console = Console(highlight=False)
+        self.live = Live(console=self.console, transient=False, refresh_per_second=4) if self.console.is_terminal else None
+        self.last_plain_s = float("-inf")
+
+    def __enter__(self) -> ProgressLine:
+        self.notice(
+            f"training {self.config.agent} on {self.config.env}, {len(self.config.seeds)} seed(s), {self.config.budget} each"
+        )
+        if self.live is not None:
+            self.live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.live is not None:
+            self.live.stop()
+
+    def notice(self, text: str) -> None:
+        self.console.print(text, markup=False, soft_wrap=True)
+
+    def update(self, progress: Progress) -> None:
+        text = self.text(progress)
+        if self.live is not None:
+            from rich.text import Text
+
+            self.live.update(Text(text))
+        elif progress.status != "running" or progress.wall_s - self.last_plain_s >= self.PLAIN_EVERY_S:
+            self.last_plain_s = progress.wall_s if progress.status == "running" else float("-inf")
+            print(text, flush=True)
+
+    def text(self, progress: Progress) -> str:
+        from analysis import units
+
+        parts = [f"{progress.fraction:4.0%}", f"{units.count(progress.steps_per_s)} steps/s"]
+        if progress.eval_score is not None:
+            parts.append(f"score {units.score(progress.eval_score)}")
+        elif progress.train_score is not None:
+            parts.append(f"training score {units.score(progress.train_score)}")
+        play = "no physical time" if progress.play_s is None else f"{units.duration(progress.play_s)} of human play"
+        parts.append(f"{units.count(progress.frames)} frames ({play})")
+        sign = "about " if progress.energy_method == "estimated" else ""
+        parts.append(f"{sign}{units.energy(progress.joules)} ({units.energy_range(progress.low_j, progress.high_j)})")
+        if progress.status != "running":
+            parts.append(f"{progress.status} after {units.duration(progress.wall_s)}")
+        elif progress.fraction > 0.01:
+            parts.append(f"{units.duration(progress.wall_s / progress.fraction - progress.wall_s)} left")
+        return "  ".join(parts)
+
+
+def report_command(argv: Sequence[str]) -> int:
+    """Write a comparison report of run folders: one HTML page, or JSON."""
+
+    from analysis.report import write_report
+
+    asked: Report = parse(Report, argv, "report")
+    out = asked.out or (None if asked.json else Path("report.html"))
+    json_out: Path | Literal["-"] | None = "-" if asked.json == "-" else Path(asked.json) if asked.json else None
+    write_report(list(asked.folders), out, json_out, price_usd_per_kwh=asked.price_usd_per_kwh)
+    if out is not None:
+        print(f"report: {out}", file=sys.stderr if asked.json == "-" else sys.stdout)
+    return 0
+
+
+def agents_command(argv: Sequence[str]) -> int:
+    """List the agents as a family tree, or one agent's settings with their source."""
+
+    asked: Agents = parse(Agents, argv, "agents")
+    print(family_tree() if asked.name is None else agent_page(asked.name))
+    return 0
+
+
+def family_tree(name: str | None = None, depth: int = 0) -> str:
+    """The members below ``name``, indented, with their visible differences."""
+    from agents.family import children, differences
+
+    lines: list[str] = []
+    for entry in children(name):
+        indent = "    " * depth
+        lines.append(f"{indent}{entry.name}: {entry.idea}")
+        lines.append(f"{indent}    {entry.paper}")
+        if entry.parent is not None:
+            lines += [f"{indent}    {domain}: {_settings(changes)}" for domain, changes in differences(entry).items()]
+        lines.append(family_tree(entry.name, depth + 1))
+    return "\n".join(line for line in lines if line)
+
+
+def agent_page(name: str) -> str:
+    """Everything about one agent: paper, deviations, settings in each domain."""
+    from agents.family import DOMAINS as domains
+    from agents.family import agent_config, member
+
+    entry = member(name)
+    settings = {domain: asdict(agent_config(name, domain)) for domain in domains}
+    rows = [f"  {'':<24}" + "".join(f"{domain:>16}" for domain in domains)]
+    rows += [f"  {key:<24}" + "".join(f"{settings[domain][key]!s:>16}" for domain in domains) for key in settings["classic"]]
+    deviations = [f"  - {text}" for text in entry.deviations] or ["  none"]
+    title = f"{entry.name}" + (f" (child of {entry.parent})" if entry.parent else "")
+    return "\n".join([title, entry.idea, entry.paper, "", "deliberate deviations:", *deviations, "", "settings:", *rows])
+
+
+def _settings(changes: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in changes.items())
+
+
+def envs_command(argv: Sequence[str]) -> int:
+    """List the environments with their real-time rate, threshold and protocols."""
+
+    from envs import describe
+
+    asked: Envs = parse(Envs, argv, "envs")
+    rows = [row for row in describe() if asked.word.lower() in str(row["id"]).lower()]
+    if not rows:
+        return fail(f"no environment's name contains {asked.word!r}; `playmeter envs` lists them all")
+    header = ("environment", "real time", "frames/step", "threshold", "time limit", "actions", "protocols")
+    table = [header] + [
+        (
+            str(row["id"]),
+            f"{row['frame_rate_hz']:g} Hz" if row["frame_rate_hz"] else "none",
+            str(row["frames_per_step"]),
+            "-" if row["reward_threshold"] is None else f"{row['reward_threshold']:g}",
+            "-" if row["max_episode_steps"] is None else f"{row['max_episode_steps']} steps",
+            str(row["actions"]),
+            str(row["protocols"]),
+        )
+        for row in rows
+    ]
+    widths = [max(len(row[k]) for row in table) for k in range(len(header))]
+    print("\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table))
+    return 0
+
+
+def board_command(argv: Sequence[str]) -> int:
+    """Open TensorBoard on the run folders."""
+
+    asked: Board = parse(Board, argv, "board")
+    if not any(asked.folder.rglob("events.out.tfevents*")):
+        return fail(f"{asked.folder} holds no TensorBoard curves: train first, or name the folder given to --out")
+    import subprocess
+
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(asked.folder), "--port", str(asked.port)]
+    try:
+        return subprocess.run(command, check=False).returncode
+    except KeyboardInterrupt:  # TensorBoard got it too, and is closing
+        return 0
+
+
+def demo_command(argv: Sequence[str]) -> int:
+    """Train dqn on CartPole and on Atari Pong for two minutes, and write a report."""
+
+    from agents.family import agent_config
+    from analysis.report import write_report
+
+    asked: Demo = parse(Demo, argv, "demo")
+    command = ("playmeter", "demo", *argv)
+    cartpole = run_config(
+        "dqn",
+        "CartPole-v1",
+        agent_config("dqn", "classic"),
+        seeds=range(4),
+        budget="20k-steps",
+        out=str(asked.out),
+        command=command,
+    )
+    pong = run_config(
+        "dqn",
+        "ALE/Pong-v5",
+        # The published settings wait 50,000 steps before they learn: here the update has to be seen at work.
+        replace(agent_config("dqn", "atari"), learning_starts_steps=1_000, epsilon_decay_steps=2_000),
+        seeds=range(1),
+        budget="3k-steps",
+        evals=2,
+        eval_episodes=2,
+        out=str(asked.out),
+        command=command,
+    )
+    for config in (cartpole, pong):
+        code = run_and_tell(config)
+        if code:
+            return code
+    page = asked.out / "report.html"
+    write_report([asked.out], page, None)
+    print(f"\nreport:       {page}\nTensorBoard:  {asked.out}   (open it with: playmeter board {asked.out})")
+    return 0
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "demo": demo_command,
+    "train": train_command,
+    "report": report_command,
+    "board": board_command,
+    "agents": agents_command,
+    "envs": envs_command,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

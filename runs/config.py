@@ -1,0 +1,38 @@
+"""What a run is asked to be: one plain-data RunConfig, the same for the command line, a test and a remote task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from agents.config import AgentConfig
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """S runs of one agent on one environment, one per seed."""
+
+    agent: str
+    env: str
+    agent_config: AgentConfig
+    seeds: tuple[int, ...]
+    budget: str = "50k-steps"
+    protocol: str | None = None
+    """How the environment is played; None is its default. Scores under two protocols are not comparable."""
+    evals: int = 10
+    """Evaluations, spread evenly over the budget; the last one is of the final agent."""
+    eval_episodes: int | None = None
+    """Episodes per evaluation and seed; None is the protocol's number."""
+    out: str = "results"
+    device: str = "auto"
+    compile: Literal["auto", "on", "off"] = "auto"
+    threads: int | None = None
+    """CPU threads of torch; None lets playmeter choose: one for small networks, all cores for convolutions."""
+    heartbeat_s: float = 2.0
+    """Seconds between ledger lines, at most 5."""
+    command: tuple[str, ...] = field(default_factory=tuple)
+    """The command line that asked for it, for ``run.json``."""
+
+
+class InputError(ValueError):
+    """What the user asked for cannot be done; the message is one line that names the fault and the way out."""

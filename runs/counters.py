@@ -1,0 +1,65 @@
+"""The integer counters of S runs in lockstep, and what follows from them. Every figure of a report starts here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runs.flops import FlopCosts
+from runs.schema import Counts, Flops
+
+Ints = NDArray[np.int64]
+
+
+@dataclass
+class Counters:
+    """Arrays are [S], one entry per seed; scalars are the same for every seed, because they train in lockstep.
+
+    The attributes ``steps``, ``frames``, ``play_s``, ``wall_s``, ``joules`` and ``flops`` are what a budget can be counted in:
+    a budget in frames is used up when every seed has used it.
+    """
+
+    seeds: int
+    costs: FlopCosts
+    frame_rate_hz: float | None
+    steps: int = 0
+    updates: int = 0
+    eval_observations: int = 0
+    wall_s: float = 0.0
+    joules: float = 0.0  # of one run: the process's joules over S
+    frames_by_seed: Ints = field(init=False)
+    episodes: Ints = field(init=False)
+    eval_frames: Ints = field(init=False)
+    boot_frames: Ints = field(init=False)
+    eval_boot_frames: Ints = field(init=False)
+
+    def __post_init__(self) -> None:
+        for name in ("frames_by_seed", "episodes", "eval_frames", "boot_frames", "eval_boot_frames"):
+            setattr(self, name, np.zeros(self.seeds, np.int64))
+
+    @property
+    def frames(self) -> int:
+        return int(self.frames_by_seed.min())
+
+    @property
+    def play_s(self) -> float | None:
+        return None if self.frame_rate_hz is None else self.frames / self.frame_rate_hz
+
+    @property
+    def flops(self) -> int:
+        return self.model_flops().total
+
+    def model_flops(self) -> Flops:
+        """Model FLOPs of one run so far."""
+        return Flops(
+            act=self.steps * self.costs.forward,
+            update=self.updates * self.costs.update,
+            eval=self.eval_observations * self.costs.forward,
+        )
+
+    def counts(self, seed_index: int) -> Counts:
+        """Training play of one run."""
+        k = seed_index
+        return Counts(int(self.frames_by_seed[k]), self.steps, self.updates, int(self.episodes[k]))

@@ -1,0 +1,40 @@
+"""TensorBoard: each curve over steps, frames, human play, wall time and joules, one tag group per axis.
+
+TensorBoard's x axis is a whole number, so human play and wall time are in seconds.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+
+class Curves:
+    """The curves of one run."""
+
+    def __init__(self, folder: Path, description: str) -> None:
+        self._writer = SummaryWriter(str(folder))
+        self._writer.add_text("run", description)
+
+    def over_every_axis(self, name: str, value: float, axes: dict[str, float | None]) -> None:
+        """One point of a curve in each group; an axis that is None (no physical time) has no group."""
+        for axis, at in axes.items():
+            if at is not None:
+                self._writer.add_scalar(f"over {axis}/{name}", value, int(at))
+
+    def over_steps(self, values: dict[str, float], steps: int) -> None:
+        """Points of curves that are only shown over steps; names carry their group, ``learning/loss``."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, steps)
+
+    def flush(self) -> None:
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def axes(steps: int, frames: int, play_s: float | None, wall_s: float, joules: float) -> dict[str, float | None]:
+    """The x axes of :meth:`Curves.over_every_axis`, by the names that TensorBoard shows."""
+    return {"steps": steps, "frames": frames, "human play, s": play_s, "wall time, s": wall_s, "energy, J": joules}

@@ -1,0 +1,110 @@
+"""Evaluation: full games with the policy as it is, in a world of its own, counted apart from training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from agents.learner import Learner, generator
+from envs import World, lane_seeds, make
+from runs.counters import Ints
+
+EVAL_STREAM = 3  # beside the learner's own streams of random numbers
+MAX_ATARI_LANES = 10  # emulators per seed: each costs memory and the time to load a game
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What S policies scored: one list of full-game returns per seed, real game scores."""
+
+    returns: list[list[float]]
+    lengths: list[list[int]]
+    epsilon: float
+    frames: Ints  # [S] played, also those of games that were begun beyond the number asked for
+    boot_frames: Ints  # [S]
+    observations: int  # forward passes per seed
+    complete: bool  # False: interrupted, so that the returns are of the games that were over by then
+
+
+def evaluate(
+    learner: Learner,
+    env_id: str,
+    protocol: str,
+    episodes: int,
+    index: int,
+    stop: Callable[[], bool] = lambda: False,
+) -> Evaluation:
+    """Play ``episodes`` games with each seed's policy, or until ``stop()``.
+
+    Every lane plays a fixed number of games, so that short games are not counted more often than long ones. The games of
+    evaluation ``index`` follow from the seed and the index alone.
+    """
+    seeds = learner.seeds
+    lanes = episodes if not env_id.startswith("ALE/") else min(episodes, MAX_ATARI_LANES)
+    world = make(
+        env_id,
+        len(seeds) * lanes,
+        [lane for seed in seeds for lane in lane_seeds(_mix(seed, index), lanes)],
+        protocol=protocol,
+        evaluation=True,
+    )
+    try:
+        return _play(learner, world, episodes, lanes, index, stop)
+    finally:
+        world.close()
+
+
+def _mix(seed: int, index: int) -> int:
+    return int(np.random.SeedSequence([seed, EVAL_STREAM, index]).generate_state(1)[0])
+
+
+def _play(learner: Learner, world: World, episodes: int, lanes: int, index: int, stop: Callable[[], bool]) -> Evaluation:
+    seeds, epsilon = learner.seeds, world.protocol.eval_epsilon
+    generators = [generator(_mix(seed, index), EVAL_STREAM) for seed in seeds]
+    quota = np.tile([episodes // lanes + (k < episodes % lanes) for k in range(lanes)], len(seeds))
+    played = np.zeros(len(quota), np.int64)
+    score, length = np.zeros(len(quota)), np.zeros(len(quota), np.int64)
+    returns: list[list[float]] = [[] for _ in seeds]
+    lengths: list[list[int]] = [[] for _ in seeds]
+    observations = 0
+    obs, _ = world.reset()
+    stopped = False
+    while (played < quota).any() and not stopped:
+        stopped = stop()
+        action = learner.greedy(obs)
+        if epsilon > 0:
+            action = _explore(action.reshape(len(seeds), lanes), generators, epsilon, learner.num_actions).reshape(-1)
+        observations += lanes
+        obs, reward, terminated, truncated, _ = world.step(action)
+        score += reward
+        length += 1
+        done = terminated | truncated
+        for lane in np.flatnonzero(done):
+            if played[lane] < quota[lane]:
+                returns[lane // lanes].append(float(score[lane]))
+                lengths[lane // lanes].append(int(length[lane]))
+            played[lane] += 1
+        score[done] = 0
+        length[done] = 0
+    by_seed = (len(seeds), lanes)
+    return Evaluation(
+        returns,
+        lengths,
+        epsilon,
+        world.frames.reshape(by_seed).sum(1),
+        world.boot_frames.reshape(by_seed).sum(1),
+        observations,
+        complete=not (played < quota).any(),
+    )
+
+
+def _explore(
+    action: NDArray[np.int64], generators: Sequence[torch.Generator], epsilon: float, num_actions: int
+) -> NDArray[np.int64]:
+    """Replace each action [S, lanes] by a random one with probability epsilon."""
+    noise = torch.stack([torch.rand(2, action.shape[1], dtype=torch.float64, generator=g) for g in generators]).numpy()
+    return np.where(noise[:, 0] < epsilon, (noise[:, 1] * num_actions).astype(np.int64), action)

@@ -1,0 +1,121 @@
+"""The one place that writes a run folder."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from runs.config import InputError
+from runs.schema import (
+    EVALS_FILE,
+    FINAL_CHECKPOINT,
+    LEDGER_FILE,
+    MONITOR_FILE,
+    RUN_FILE,
+    EvalRecord,
+    LedgerLine,
+    RunRecord,
+    seal,
+)
+
+
+def new_folder(out: Path, env: str, agent: str, seed: int) -> Path:
+    """Make ``<out>/<env>/<agent>/seed<k>``, or ``seed<k>-2``, ``-3`` ... where that run exists. Raises InputError."""
+    parent = out / env / agent
+    number = 1
+    while True:
+        folder = parent / (f"seed{seed}" if number == 1 else f"seed{seed}-{number}")
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            if not parent.is_dir():
+                raise InputError(f"{parent} cannot be used for results: something that is no folder is in the way") from None
+            number += 1
+        except OSError as error:
+            raise InputError(f"{out} cannot be written: {error.strerror}; choose another folder with --out") from error
+
+
+def check_writable(out: Path) -> None:
+    """Raise InputError where no run folder could be made in ``out``; leaves nothing behind."""
+    existing = out
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise InputError(f"{out} cannot be used for results: {existing} is not a folder; choose another with --out")
+    probe = existing / f".playmeter-{os.getpid()}"  # os.access() says yes to root on a read-only file system
+    try:
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as error:
+        raise InputError(f"{out} cannot be written: {error.strerror}; choose another folder with --out") from error
+
+
+class RunFolder:
+    """Appends to one run's files. Ledger lines and evaluations are on the disk when the call returns."""
+
+    def __init__(self, folder: Path, record: RunRecord) -> None:
+        self.folder = folder
+        write_atomically(folder / RUN_FILE, (json.dumps(asdict(record), indent=2, allow_nan=False) + "\n").encode())
+        self._ledger = (folder / LEDGER_FILE).open("ab", buffering=0)
+        self._evals = (folder / EVALS_FILE).open("ab", buffering=0)
+        self._monitor = (folder / MONITOR_FILE).open("w", encoding="utf-8", newline="")
+        # stable-baselines3's Monitor format: a JSON comment, then CSV; its load_results() reads it.
+        self._monitor.write(f"#{json.dumps({'t_start': 0.0, 'env_id': record.env.id})}\n")
+        self._episodes = csv.writer(self._monitor, lineterminator="\n")
+        self._episodes.writerow(("r", "l", "t", "frames"))
+
+    def episode(self, score: float, steps: int, wall_s: float, frames: int) -> None:
+        self._episodes.writerow((round(score, 6), steps, round(wall_s, 6), frames))
+
+    def ledger(self, line: LedgerLine) -> None:
+        self._monitor.flush()
+        _append(self._ledger, seal(line))
+
+    def evaluation(self, record: EvalRecord) -> None:
+        _append(self._evals, seal(record))
+
+    def checkpoint(self, state: dict[str, Any]) -> None:
+        """Write ``checkpoints/final.pt``: tensors and plain data, read with ``weights_only=True``."""
+        path = self.folder / FINAL_CHECKPOINT
+        path.parent.mkdir(exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        with temporary.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        _rename(temporary, path)
+
+    def close(self) -> None:
+        for file in (self._ledger, self._evals, self._monitor):
+            file.close()
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """The whole content or nothing."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    _rename(temporary, path)
+
+
+def _rename(temporary: Path, path: Path) -> None:
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _append(file: Any, line: str) -> None:
+    file.write(line.encode())
+    os.fsync(file.fileno())

@@ -1,0 +1,126 @@
+"""The meter of one process: wall time by phase, CPU seconds, energy by source, GPU time, peak memory.
+
+It counts the whole process from ``start``; S runs that train together each take ``reading.share(1 / S)``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from runs.energy import EnergySource, NvmlBoard, sources_for
+from runs.machine import TreeCpu, peak_rss_bytes
+from runs.schema import Energy
+
+PHASES = ("setup", "act", "learn", "env", "eval", "io")
+
+
+@dataclass(frozen=True)
+class MeterReading:
+    """What was spent since the meter started; the fields are those of ``schema.LedgerLine``."""
+
+    wall_s: float
+    active_s: dict[str, float]
+    cpu_s: float
+    energy: dict[str, Energy]
+    gpu_allocated_s: float
+    gpu_busy_s: float | None
+    peak_rss_bytes: int
+    peak_cuda_bytes: int | None
+
+    def share(self, fraction: float) -> MeterReading:
+        """One run's part of what the process spent. Elapsed time and peaks are not divided: every run of the process has them."""
+        return replace(
+            self,
+            cpu_s=self.cpu_s * fraction,
+            energy={
+                name: Energy(e.joules * fraction, e.low_j * fraction, e.high_j * fraction, e.method)
+                for name, e in self.energy.items()
+            },
+            gpu_allocated_s=self.gpu_allocated_s * fraction,
+            gpu_busy_s=None if self.gpu_busy_s is None else self.gpu_busy_s * fraction,
+        )
+
+
+class Meter:
+    """``start``, a ``lap`` at the end of every phase, ``read`` at every heartbeat, ``stop`` at the end.
+
+    ``device`` is a record of ``machine.describe_device``. Clock (nanoseconds), CPU seconds and sources can be given, for tests.
+    """
+
+    def __init__(
+        self,
+        device: Mapping[str, Any] | None = None,
+        *,
+        clock: Callable[[], int] = time.monotonic_ns,
+        cpu_s: TreeCpu | None = None,
+        sources: Sequence[EnergySource] | None = None,
+    ) -> None:
+        self._cuda_index: int | None = device["index"] if device is not None and device["type"] == "cuda" else None
+        self._clock = clock
+        self._cpu = cpu_s or TreeCpu()
+        self._sources = list(sources_for(device, clock) if sources is None else sources)
+        self._active_ns = dict.fromkeys(PHASES, 0)
+        self._start_ns = self._lap_ns = 0
+        self._final: MeterReading | None = None
+
+    def start(self) -> None:
+        for source in self._sources:
+            source.start()
+        self._cpu.start()
+        self._start_ns = self._lap_ns = self._clock()
+
+    def lap(self, phase: str) -> None:
+        """Book the time since the last lap (or the start) to ``phase``, one of PHASES; KeyError for any other name."""
+        now = self._clock()
+        self._active_ns[phase] += now - self._lap_ns
+        self._lap_ns = now
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds since the start; stands still after ``stop``."""
+        return self._final.wall_s if self._final is not None else (self._clock() - self._start_ns) / 1e9
+
+    @property
+    def notes(self) -> list[str]:
+        """What the sources have to say to people: what is missing or odd, each said once."""
+        return [note for source in self._sources for note in source.notes]
+
+    def read(self) -> MeterReading:
+        """Everything so far. Time since the last lap is in ``wall_s`` and in no phase yet. After ``stop``: the last reading."""
+        if self._final is not None:
+            return self._final
+        cuda = self._cuda_index is not None
+        energy = {source.name: source.read() for source in self._sources}
+        wall_s = self.wall_s
+        return MeterReading(
+            wall_s=wall_s,
+            active_s={phase: spent / 1e9 for phase, spent in self._active_ns.items()},
+            cpu_s=self._cpu.read(),
+            energy=energy,
+            gpu_allocated_s=wall_s if cuda else 0.0,
+            gpu_busy_s=next((source.busy_s for source in self._sources if isinstance(source, NvmlBoard)), None),
+            peak_rss_bytes=peak_rss_bytes(),
+            peak_cuda_bytes=_peak_cuda_bytes(self._cuda_index) if self._cuda_index is not None else None,
+        )
+
+    def stop(self) -> MeterReading:
+        """Take the last reading and let go of the sources. A second call gives the same reading."""
+        if self._final is None:
+            self._final = self.read()
+            for source in self._sources:
+                source.close()
+        return self._final
+
+    def close(self) -> None:
+        """``stop`` for ``contextlib.closing`` and ``finally``."""
+        self.stop()
+
+
+def _peak_cuda_bytes(index: int) -> int:
+    """The most that torch's allocator held of the board: what must be free for this run, less the CUDA context itself."""
+    import torch
+
+    return int(torch.cuda.max_memory_reserved(index))

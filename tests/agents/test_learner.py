@@ -1,0 +1,227 @@
+"""The lifted learner: seeds, compilation and call order change nothing but rounding."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from agents.config import AgentConfig
+from agents.learner import Learner
+from agents.replay import ReplayLayout
+
+CONFIG = AgentConfig(
+    hidden=(32, 32),
+    batch_size=16,
+    replay_capacity=200,
+    learning_starts_steps=20,
+    target_period_updates=10,
+    epsilon_decay_steps=60,
+    learning_rate=1e-3,
+)
+
+
+def learner(seeds: tuple[int, ...], config: AgentConfig = CONFIG, **options: Any) -> Learner:
+    layout = ReplayLayout(
+        seeds=len(seeds),
+        envs_per_seed=config.envs_per_seed,
+        capacity=config.replay_capacity // config.envs_per_seed,
+        frame_shape=(4,),
+        pixels=False,
+        stack=1,
+        stack_padding="zeros",
+        max_episode_steps=30,
+        n_step=config.n_step,
+        gamma=config.gamma,
+        clip_rewards=False,
+    )
+    return Learner(config, layout, 3, seeds, **options)
+
+
+class Toy:
+    """A world whose lanes depend on their own seed and actions alone: the state drifts with the action."""
+
+    def __init__(self, seeds: tuple[int, ...]) -> None:
+        self.generators = [np.random.default_rng(seed) for seed in seeds]
+        self.state = np.stack([g.normal(size=4) for g in self.generators])
+        self.age = np.zeros(len(seeds), int)
+
+    def obs(self) -> np.ndarray:
+        return self.state.astype(np.float32)
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        for k, g in enumerate(self.generators):
+            self.state[k] = 0.9 * self.state[k] + 0.3 * (action[k] - 1) + 0.1 * g.normal(size=4)
+        reward = -np.abs(self.state).sum(1)
+        terminal, self.age = reward < -4, self.age + 1
+        truncated = (self.age >= 30) & ~terminal
+        final = self.obs()
+        done = terminal | truncated
+        for k in np.flatnonzero(done):
+            self.state[k], self.age[k] = self.generators[k].normal(size=4), 0
+        return reward, terminal, truncated, final
+
+
+def train(it: Learner, steps: int, fused: bool = True, world: Toy | None = None) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Losses [S] of every update and actions [L] of every step."""
+    toy = world or Toy(it.seeds)
+    losses, actions = [], []
+    for _ in range(steps):
+        if it.updates_due() and fused:
+            action, metrics = it.act_and_update(toy.obs())
+            losses.append(metrics.loss.numpy())
+        else:
+            action = it.act(toy.obs())
+            for _ in range(it.updates_due()):
+                losses.append(it.update().loss.numpy())
+        reward, terminal, truncated, final = toy.step(action)
+        it.record(action, reward, terminal, terminal | truncated, truncated, final)
+        actions.append(action)
+    return losses, actions
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_eager_and_compiled_one_seed_and_one_of_four_give_the_same_losses() -> None:
+    """The four ways to run the same update, over 50 updates of a run with terminations and truncations."""
+    runs = {}
+    for name, seeds, compiled in (
+        ("eager 1", (7,), False),
+        ("compiled 1", (7,), True),
+        ("eager 4", (3, 5, 7, 9), False),
+        ("compiled 4", (3, 5, 7, 9), True),
+    ):
+        losses, actions = train(learner(seeds, compile=compiled), 72)
+        k = seeds.index(7)
+        runs[name] = np.array([loss[k] for loss in losses[:50]]), np.array([action[k] for action in actions])
+    reference, reference_actions = runs.pop("eager 1")
+    assert len(reference) == 50
+    assert reference[-1] != reference[0]
+    for name, (losses, actions) in runs.items():
+        np.testing.assert_array_equal(actions, reference_actions, err_msg=name)
+        np.testing.assert_allclose(losses, reference, rtol=2e-4, err_msg=name)
+
+
+def test_seeds_of_a_group_differ() -> None:
+    losses, actions = train(learner((0, 1, 2)), 60)
+    assert len({tuple(np.array(losses)[:, k]) for k in range(3)}) == 3
+    assert len({tuple(np.array(actions)[:, k]) for k in range(3)}) == 3
+
+
+def test_acting_and_learning_in_one_call_or_in_two_is_the_same() -> None:
+    one, two = train(learner((0, 1)), 80, fused=True), train(learner((0, 1)), 80, fused=False)
+    np.testing.assert_allclose(one[0], two[0], rtol=1e-5)
+    np.testing.assert_array_equal(one[1], two[1])
+
+
+def test_the_order_of_one_step_is_store_act_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The learner and its parts write to one tape; the whole sequence of two steps is asserted."""
+    it = learner((0,), replace(CONFIG, learning_starts_steps=4, target_period_updates=2))
+    tape: list[str] = []
+
+    def tap(owner: Any, name: str, label: str) -> None:
+        call = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *a, **k: (tape.append(label), call(*a, **k))[1])
+
+    tap(it.replay, "begin", "store obs")
+    tap(it.replay, "complete", "store outcome")
+    tap(it, "_act", "act")
+    tap(it, "_update", "update")
+    toy = Toy((0,))
+    for _ in range(6):
+        before = it.target.clone()
+        train(it, 1, fused=False, world=toy)
+        if not torch.equal(before, it.target):
+            tape.append("target copied")
+    assert tape == [
+        *["store obs", "act", "store outcome"] * 5,  # 4 steps of warm-up; updates are due once they are over
+        *["store obs", "act", "update", "store outcome"],
+    ]
+    tape.clear()
+    before = it.target.clone()
+    train(it, 1, fused=False, world=toy)
+    assert tape == ["store obs", "act", "update", "store outcome"]
+    assert not torch.equal(before, it.target), "the second update copies the target"
+    assert torch.equal(it.params, it.target)
+
+
+@pytest.mark.parametrize("ratio", [0.25, 1.0, 2.0, 0.3])
+def test_updates_follow_the_replay_ratio(ratio: float) -> None:
+    it = learner((0,), replace(CONFIG, replay_ratio=ratio))
+    losses, _ = train(it, 121, fused=False)
+    assert len(losses) == it.updates == int((120 - 20) * ratio + 1e-9)
+
+
+def test_several_environments_per_seed_count_as_steps() -> None:
+    config = replace(CONFIG, envs_per_seed=4)
+    it = learner((0,), config)
+    toy = Toy((0, 1, 2, 3))
+    losses, _ = train(it, 20, fused=False, world=toy)
+    assert it.steps == 80
+    assert len(losses) == 76 - 20
+
+
+def test_epsilon_decides_how_often_actions_are_random() -> None:
+    config = replace(CONFIG, epsilon_start=0.4, epsilon_end=0.4, learning_starts_steps=0)
+    it = learner((0,), config)
+    it.params.zero_()
+    it.params[:, -3:] = torch.tensor([0.0, 0.0, 5.0])  # output biases: action 2 is the best everywhere
+    obs = np.zeros((1, 4), np.float32)
+    actions = []
+    for _ in range(3000):
+        actions.append(it.act(obs)[0])
+    counts = np.bincount(actions, minlength=3) / 3000
+    assert counts == pytest.approx([0.4 / 3, 0.4 / 3, 0.6 + 0.4 / 3], abs=0.03)
+
+
+def test_epsilon_schedule() -> None:
+    config = replace(CONFIG, epsilon_start=1.0, epsilon_end=0.1, learning_starts_steps=100, epsilon_decay_steps=200)
+    assert [config.epsilon(s) for s in (0, 99, 100, 200, 300, 10**6)] == pytest.approx([1, 1, 1, 0.55, 0.1, 0.1])
+
+
+def test_state_dict_continues_exactly(tmp_path: Any) -> None:
+    """Saved to disk and read back safely, the copy does what the original does, bit for bit."""
+    it, toy = learner((0, 1)), Toy((0, 1))
+    train(it, 47, world=toy)
+    torch.save(it.state_dict(), tmp_path / "state.pt")
+    copy = learner((0, 1))
+    copy.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    twin = Toy((0, 1))
+    twin.generators = [np.random.default_rng() for _ in range(2)]
+    for one, other in zip(twin.generators, toy.generators, strict=True):
+        one.bit_generator.state = other.bit_generator.state
+    twin.state, twin.age = toy.state.copy(), toy.age.copy()
+    losses, actions = train(it, 600, world=toy)
+    losses_copy, actions_copy = train(copy, 600, world=twin)
+    np.testing.assert_array_equal(losses, losses_copy)
+    np.testing.assert_array_equal(actions, actions_copy)
+    assert it.params_sha256() == copy.params_sha256()
+
+
+def test_the_state_of_other_seeds_is_refused() -> None:
+    with pytest.raises(ValueError, match="seeds"):
+        learner((0, 1)).load_state_dict(learner((0, 2)).state_dict())
+
+
+def test_params_sha256_tells_seeds_and_agents_apart() -> None:
+    it = learner((0, 1))
+    first = it.params_sha256()
+    assert first == learner((0, 1)).params_sha256() and first[0] != first[1]
+    train(it, 40)
+    assert it.params_sha256()[0] != first[0]
+
+
+def test_warm_up_changes_nothing() -> None:
+    it, other = learner((0, 1)), learner((0, 1))
+    it.warm_up(np.zeros((2, 4), np.float32))
+    assert it.updates == 0
+    np.testing.assert_array_equal(train(it, 40)[0], train(other, 40)[0])

@@ -1,0 +1,79 @@
+"""Architectures against the papers' layer tables, and the flat view of their parameters."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from agents.config import AgentConfig, ConfigError
+from agents.networks import QNetwork, flat_network
+
+
+def shapes(config: AgentConfig, obs_shape: tuple[int, ...], actions: int) -> list[tuple[int, ...]]:
+    return [tuple(p.shape) for p in QNetwork(config, obs_shape, actions).parameters() if p.dim() > 1]
+
+
+def test_nature_network_is_that_of_the_paper() -> None:
+    expected = [(32, 4, 8, 8), (64, 32, 4, 4), (64, 64, 3, 3), (512, 3136), (18, 512)]
+    assert shapes(AgentConfig(encoder="nature", hidden=(512,)), (4, 84, 84), 18) == expected
+
+
+def test_minatar_network_is_that_of_the_paper() -> None:
+    assert shapes(AgentConfig(encoder="minatar", hidden=(128,)), (6, 10, 10), 5) == [(16, 6, 3, 3), (128, 1024), (5, 128)]
+
+
+def test_dueling_has_two_streams_and_joins_them_with_the_mean_advantage() -> None:
+    config = AgentConfig(hidden=(8, 6), dueling=True)
+    net = QNetwork(config, (3,), 4)
+    assert shapes(config, (3,), 4) == [(8, 3), (6, 8), (6, 8), (1, 6), (4, 6)]
+    obs = torch.randn(5, 3)
+    trunk = torch.relu(net.trunk[0](obs))
+    value = net.value(torch.relu(net.value_hidden(trunk)))
+    advantage = net.advantage(torch.relu(net.advantage_hidden(trunk)))
+    for b in range(5):
+        for a in range(4):
+            expected = value[b, 0] + advantage[b, a] - advantage[b].sum() / 4
+            assert net(obs)[b, a].item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_nature_divides_pixels_by_255() -> None:
+    net = QNetwork(AgentConfig(encoder="nature", hidden=(32,)), (4, 84, 84), 3)
+    pixels = torch.randint(0, 256, (2, 4, 84, 84), dtype=torch.uint8)
+    x = pixels.float() / 255
+    for conv in net.convs:
+        x = torch.relu(conv(x))
+    expected = net.advantage(torch.relu(net.trunk[0](x.flatten(1))))
+    torch.testing.assert_close(net(pixels), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_flat_network_computes_what_the_module_computes() -> None:
+    config = AgentConfig(encoder="minatar", hidden=(32,), dueling=True)
+    net = flat_network(lambda: QNetwork(config, (4, 10, 10), 3))
+    flat = net.init(torch.Generator().manual_seed(0))
+    module = QNetwork(config, (4, 10, 10), 3)
+    module.load_state_dict(net.unflatten(flat))
+    obs = torch.randint(0, 2, (7, 4, 10, 10), dtype=torch.uint8)
+    torch.testing.assert_close(net.apply(net.unflatten(flat), obs), module(obs))
+    assert net.size == sum(p.numel() for p in module.parameters())
+
+
+def test_initial_weights_and_biases_are_uniform_within_one_over_root_fan_in() -> None:
+    net = flat_network(lambda: QNetwork(AgentConfig(encoder="nature", hidden=(512,)), (4, 84, 84), 6))
+    named = net.unflatten(net.init(torch.Generator().manual_seed(0)))
+    fan_in = {"convs.0": 256, "convs.1": 512, "convs.2": 576, "trunk.0": 3136, "advantage": 512}
+    for name, tensor in named.items():
+        bound = 1 / math.sqrt(fan_in[name.rsplit(".", 1)[0]])
+        assert tensor.abs().max() <= bound
+        if tensor.numel() > 1000:
+            assert tensor.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
+            assert tensor.abs().max().item() == pytest.approx(bound, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "shape", "fault"), [("nature", (4,), "image"), ("nature", (4, 10, 10), "36 x 36"), ("minatar", (4,), "mlp")]
+)
+def test_an_encoder_that_cannot_read_the_observations_is_refused(encoder: str, shape: tuple[int, ...], fault: str) -> None:
+    with pytest.raises(ConfigError, match=fault):
+        QNetwork(AgentConfig(encoder=encoder), shape, 2)  # type: ignore[arg-type]

@@ -1,0 +1,152 @@
+"""Targets, losses and optimisers against brute force in numpy and against torch's own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from agents.config import AgentConfig
+from agents.networks import FlatNetwork, QNetwork, flat_network
+from agents.update import Batch, OptState, adam_step, huber, make_update, rmsprop_step, td_target
+
+CONFIG = AgentConfig(hidden=(16, 16), batch_size=8, learning_rate=1e-2)
+
+
+def network(config: AgentConfig = CONFIG) -> FlatNetwork:
+    return flat_network(lambda: QNetwork(config, (4,), 3))
+
+
+def batch(size: int = 8, seed: int = 0) -> Batch:
+    g = torch.Generator().manual_seed(seed)
+    obs, next_obs = torch.randn(2, size, 4, generator=g)
+    action = torch.randint(0, 3, (size,), generator=g)
+    reward = 3 * torch.randn(size, generator=g)
+    discount = torch.where(torch.rand(size, generator=g) < 0.3, 0.0, 0.99)
+    return Batch(obs, action, reward, discount, next_obs)
+
+
+def fresh(size: int) -> OptState:
+    return OptState(torch.zeros(size), torch.zeros(size), torch.zeros(()))
+
+
+def params(net: FlatNetwork, seed: int) -> torch.Tensor:
+    return net.init(torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_td_target_equals_brute_force(double: bool) -> None:
+    rng = np.random.default_rng(0)
+    q_target, q_online = rng.normal(size=(2, 64, 5))
+    reward, discount = rng.normal(size=64), rng.choice([0.0, 0.5, 0.99], 64)
+    expected = []
+    for b in range(64):
+        if double:
+            best = max(range(5), key=lambda a: q_online[b, a])
+            value = q_target[b, best]
+        else:
+            value = max(q_target[b])
+        expected.append(reward[b] + discount[b] * value)
+    tensors = [torch.from_numpy(x) for x in (q_target, q_online, reward, discount)]
+    actual = td_target(tensors[0], tensors[1] if double else None, tensors[2], tensors[3])
+    np.testing.assert_allclose(actual, expected)
+
+
+def test_huber_is_torchs_smooth_l1() -> None:
+    x = torch.linspace(-3, 3, 101, dtype=torch.float64)
+    torch.testing.assert_close(huber(x), torch.nn.functional.smooth_l1_loss(x, torch.zeros_like(x), reduction="none"))
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_update_equals_autograd_with_torchs_adam(double: bool) -> None:
+    config = replace(CONFIG, double=double)
+    net = network(config)
+    online, target = params(net, 1), params(net, 2)
+    module, frozen = QNetwork(config, (4,), 3), QNetwork(config, (4,), 3)
+    module.load_state_dict(net.unflatten(online))
+    frozen.load_state_dict(net.unflatten(target))
+    adam = torch.optim.Adam(module.parameters(), lr=config.learning_rate, eps=config.optimiser_eps)
+    state, update = fresh(net.size), make_update(config, net)
+    flat = online.clone()
+    for k in range(5):
+        data = batch(seed=k)
+        with torch.no_grad():
+            select = module(data.next_obs) if double else frozen(data.next_obs)
+            best = select.max(dim=1).indices
+            goal = data.reward + data.discount * frozen(data.next_obs)[torch.arange(8), best]
+        chosen = module(data.obs)[torch.arange(8), data.action]
+        loss = torch.nn.functional.smooth_l1_loss(chosen, goal)
+        adam.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(module.parameters(), 1e9)
+        adam.step()
+        flat, state, td_error, metrics = update(flat, target, state, data)
+        assert metrics.loss.item() == pytest.approx(loss.item(), rel=1e-5)
+        assert metrics.grad_norm.item() == pytest.approx(norm.item(), rel=1e-4)
+        torch.testing.assert_close(td_error, (goal - chosen).abs().detach(), rtol=1e-4, atol=1e-5)
+    expected = torch.cat([p.detach().flatten() for p in module.parameters()])
+    torch.testing.assert_close(flat, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_no_gradient_flows_into_the_target_network_or_through_the_bootstrap() -> None:
+    """Doubling how strongly the target reacts to its parameters changes the loss but leaves the gradient's formula alone."""
+    for double in (False, True):
+        config = replace(CONFIG, double=double)
+        net = network(config)
+        online, target = params(net, 1), params(net, 2).requires_grad_()
+        data = batch()._replace(discount=torch.ones(8))
+        flat = online.clone().requires_grad_()
+        q = net.apply(net.unflatten(flat), data.obs)[torch.arange(8), data.action]
+        with torch.no_grad():
+            q_next = net.apply(net.unflatten(target), data.next_obs)
+            online_next = net.apply(net.unflatten(flat), data.next_obs) if double else None
+            goal = td_target(q_next, online_next, data.reward, data.discount)
+        (expected,) = torch.autograd.grad(huber(goal - q).mean(), flat)
+        sgd_like = make_update(replace(config, optimiser="rmsprop", optimiser_eps=1e12, learning_rate=1e6), net)
+        moved, *_ = sgd_like(online, target, fresh(net.size), data)  # lr / sqrt(eps) = 1: the step is the gradient
+        assert target.grad is None
+        torch.testing.assert_close(online - moved.detach(), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_gradient_clipping_keeps_the_direction_and_bounds_the_norm() -> None:
+    net = network()
+    online = params(net, 1)
+    settings = {"optimiser": "rmsprop", "optimiser_eps": 1e12, "learning_rate": 1e6}
+    steps = []
+    for limit in (None, 0.01):
+        update = make_update(replace(CONFIG, max_grad_norm=limit, **settings), net)
+        steps.append(online - update(online, params(net, 2), fresh(net.size), batch())[0])
+    assert steps[0].norm() > 0.1
+    assert steps[1].norm().item() == pytest.approx(0.01, rel=0.05)
+    assert torch.cosine_similarity(steps[0], steps[1], dim=0).item() == pytest.approx(1, abs=1e-2)
+
+
+def test_adam_equals_torchs_adam() -> None:
+    g = torch.Generator().manual_seed(0)
+    start = torch.randn(50, generator=g, dtype=torch.float64)
+    theirs = start.clone().requires_grad_()
+    adam = torch.optim.Adam([theirs], lr=0.01, eps=1e-3)
+    ours, state = start.clone(), OptState(*(torch.zeros(n, dtype=torch.float64) for n in ((50,), (50,), ())))
+    for _ in range(20):
+        theirs.grad = torch.randn(50, generator=g, dtype=torch.float64)
+        ours, state = adam_step(ours, theirs.grad, state, 0.01, 1e-3)
+        adam.step()
+    torch.testing.assert_close(ours, theirs.detach(), rtol=1e-6, atol=1e-8)
+
+
+def test_rmsprop_follows_the_centred_formula_with_epsilon_under_the_root() -> None:
+    rng = np.random.default_rng(0)
+    p, mean, square = rng.normal(size=30), np.zeros(30), np.zeros(30)
+    ours, state = (
+        torch.from_numpy(p.copy()),
+        OptState(*(torch.zeros(30, dtype=torch.float64) for _ in range(2)), torch.zeros(())),
+    )
+    for _ in range(20):
+        gradient = rng.normal(size=30)
+        mean = 0.95 * mean + 0.05 * gradient
+        square = 0.95 * square + 0.05 * gradient**2
+        p = p - 0.01 * gradient / np.sqrt(square - mean**2 + 1e-4)
+        ours, state = rmsprop_step(ours, torch.from_numpy(gradient), state, 0.01, 1e-4)
+    np.testing.assert_allclose(ours, p, rtol=1e-9)

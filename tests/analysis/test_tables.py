@@ -1,0 +1,163 @@
+import json
+
+import pytest
+from run_folders import CPU, GPU, MOUNTAINCAR, write_run
+
+from analysis import tables
+from runs.schema import ABSENT, ESTIMATED, MEASURED, Energy
+
+
+def edit(folder, **changes):
+    path = folder / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def energy(**methods):
+    return {source: Energy(100.0, 90.0, 110.0, method) for source, method in methods.items()}
+
+
+def read_one(folder):
+    return tables.read_runs([folder])[0][0]
+
+
+def test_runs_are_found_below_a_parent_and_each_counts_once(five_seeds):
+    runs, left_out = tables.read_runs([five_seeds, five_seeds / "CartPole-v1", five_seeds / "CartPole-v1" / "dqn" / "seed3"])
+    assert [run.id for run in runs] == [f"CartPole-v1/dqn/seed{seed}" for seed in range(5)]
+    assert left_out == []
+
+
+def test_two_result_folders_with_the_same_layout_get_different_ids(tmp_path):
+    for name in ("a", "b"):
+        write_run(tmp_path / name / "CartPole-v1" / "dqn" / "seed0")
+    runs, _ = tables.read_runs([tmp_path])
+    assert [run.id for run in runs] == ["a/CartPole-v1/dqn/seed0", "b/CartPole-v1/dqn/seed0"]
+
+
+def test_a_torn_last_ledger_line_costs_only_itself(results):
+    folder = write_run(results / "e" / "a" / "seed0")
+    ledger = folder / "ledger.jsonl"
+    ledger.write_bytes(ledger.read_bytes()[:-40])
+    run = read_one(results)
+    assert run.total.lineage.steps == 25_000  # the line before
+    assert run.total.status == "running"
+
+
+def test_a_damaged_run_is_left_out_and_named_and_the_others_stay(five_seeds):
+    ledger = five_seeds / "CartPole-v1" / "dqn" / "seed2" / "ledger.jsonl"
+    ledger.write_text(ledger.read_text().replace('"eval_frames":8000', '"eval_frames":8001', 1))
+    runs, left_out = tables.read_runs([five_seeds])
+    assert [run.record.seed for run in runs] == [0, 1, 3, 4]
+    assert left_out == [tables.LeftOut("CartPole-v1/dqn/seed2", "ledger.jsonl line 1 is damaged: its checksum does not match")]
+
+
+@pytest.mark.parametrize("content", [None, b"", b'{"status": "runn'])
+def test_a_run_without_a_ledger_line_is_left_out(five_seeds, content):
+    ledger = five_seeds / "CartPole-v1" / "dqn" / "seed2" / "ledger.jsonl"
+    ledger.unlink() if content is None else ledger.write_bytes(content)
+    assert tables.read_runs([five_seeds])[1] == [tables.LeftOut("CartPole-v1/dqn/seed2", "has no ledger line yet")]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"schema": 99}, "schema 99"),
+        ({"share": 0}, "share is 0"),
+        ({"share": "all"}, "share is 'all'"),
+        ({"agent_config": [1]}, "agent_config is not a mapping"),
+        ({"env": 3}, "run.json"),
+        ({"colour": "red"}, "unknown fields: colour"),
+    ],
+)
+def test_a_run_file_that_cannot_be_trusted_is_left_out_with_its_fault(five_seeds, changes, reason):
+    edit(five_seeds / "CartPole-v1" / "dqn" / "seed2", **changes)
+    (entry,) = tables.read_runs([five_seeds])[1]
+    assert entry.id.endswith("seed2")
+    assert reason in entry.reason
+    assert "\n" not in entry.reason
+
+
+@pytest.mark.parametrize("rate", [0, -50.0, "50", True])
+def test_a_frame_rate_that_is_no_rate_is_left_out(five_seeds, rate):
+    folder = five_seeds / "CartPole-v1" / "dqn" / "seed2"
+    edit(folder, env=json.loads((folder / "run.json").read_text())["env"] | {"frame_rate_hz": rate})
+    assert "frame_rate_hz" in tables.read_runs([five_seeds])[1][0].reason
+
+
+def test_nothing_to_report_is_one_line_with_the_fault(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "run.json").write_text('{"name": "of another program"}')
+    for name, fault in [("nowhere", "does not exist"), ("empty", "holds no run"), ("foreign", "no schema number")]:
+        with pytest.raises(tables.NoRunsError, match=fault) as error:
+            tables.read_runs([tmp_path / name])
+        assert "\n" not in str(error.value)
+
+
+def test_ledger_totals_stand_in_the_runs_table(results):
+    write_run(results / "e" / "a" / "seed0", steps=50_000, wall_s=100.0, scores=[1.0], share=0.5, group_seeds=[0, 1])
+    (row,) = tables.runs_table(tables.read_runs([results])[0]).to_dicts()
+    assert row["frames"] == 50_000
+    assert row["consumed_frames"] == 50_400
+    assert row["lost_frames"] == 400
+    assert row["human_play_h"] == pytest.approx(1000 / 3600)
+    assert row["process_wall_s"] == pytest.approx(50)
+    assert row["flops"] == 2e12
+
+
+@pytest.mark.parametrize(("wall_s", "short"), [(59.9, True), (60.0, False)])
+def test_runs_below_a_minute_are_a_short_window(results, wall_s, short):
+    write_run(results / "e" / "a" / "seed0", wall_s=wall_s, scores=[1.0])
+    assert tables.runs_table(tables.read_runs([results])[0])["short_window"].to_list() == [short]
+
+
+def test_evaluations_carry_every_currency_and_no_playtime_without_physical_time(results):
+    write_run(results / "e" / "a" / "seed0", scores=[10.0, 20.0], wall_s=100.0)
+    write_run(results / "m" / "a" / "seed0", env=MOUNTAINCAR, scores=[10.0, 20.0], energy=energy(cpu_package=ABSENT))
+    first, _, third, _ = tables.evals_table(tables.read_runs([results])[0]).to_dicts()
+    assert (first["score"], first["steps"], first["wall_s"], first["joules"]) == (10.0, 25_000, 50.0, 450.0)
+    assert first["human_play_h"] == pytest.approx(500 / 3600)
+    assert third["human_play_h"] is None
+    assert third["joules"] is None
+
+
+def test_episodes_are_read_without_the_comment_and_without_a_torn_line(results):
+    folder = write_run(results / "e" / "a" / "seed0")
+    with (folder / "monitor.csv").open("a") as file:
+        file.write("999,2")
+    episodes = tables.episodes_table(tables.read_runs([results])[0])
+    assert episodes.columns == ["run", "r", "l", "t", "frames"]
+    assert episodes["r"].to_list() == [float(k) for k in range(120)]
+
+
+def test_a_monitor_that_is_no_table_of_numbers_is_damage(five_seeds):
+    with (five_seeds / "CartPole-v1" / "dqn" / "seed2" / "monitor.csv").open("a") as file:
+        file.write("not,a,number,row\n")
+    (entry,) = tables.read_runs([five_seeds])[1]
+    assert entry.reason.startswith("monitor.csv is damaged")
+
+
+@pytest.mark.parametrize(
+    ("device", "sources", "grade", "method", "absent"),
+    [
+        (CPU, energy(cpu_package=ESTIMATED, gpu_board=ABSENT), "D", ESTIMATED, []),
+        (CPU, energy(cpu_package=MEASURED, dram=MEASURED), "B", MEASURED, []),
+        (CPU, energy(cpu_package=MEASURED, host_rest=ESTIMATED), "B", ESTIMATED, []),
+        (GPU, energy(gpu_board=MEASURED, cpu_package=MEASURED), "B", MEASURED, []),
+        (GPU, energy(gpu_board=MEASURED, cpu_package=ESTIMATED), "C", ESTIMATED, []),
+        (GPU, energy(cpu_package=MEASURED), "C", MEASURED, ["gpu_board"]),
+        (GPU, energy(gpu_board=ESTIMATED, cpu_package=ESTIMATED, dram=ABSENT), "D", ESTIMATED, ["dram"]),
+        (GPU, energy(wall_meter=MEASURED), "A", MEASURED, []),
+        (CPU, energy(cpu_package=ABSENT), None, ABSENT, ["cpu_package"]),
+    ],
+)
+def test_the_grade_says_how_the_energy_was_found(results, device, sources, grade, method, absent):
+    run = read_one(write_run(results / "e" / "a" / "seed0", device=device, energy=sources))
+    assert tables.energy_grade(run) == grade
+    assert tables.energy_method(run) == method
+    assert tables.absent_energy(run) == absent
+
+
+def test_an_absent_source_adds_nothing_and_none_at_all_is_unknown(results):
+    write_run(results / "e" / "a" / "seed0", energy=energy(cpu_package=ESTIMATED, gpu_board=ABSENT))
+    write_run(results / "e" / "a" / "seed1", seed=1, energy=energy(cpu_package=ABSENT))
+    assert tables.runs_table(tables.read_runs([results])[0])["joules"].to_list() == [100.0, None]
