@@ -47,8 +47,14 @@ class AgentConfig:
     target_period_updates: int = 500
     """Updates between hard copies of the online network into the target network."""
 
+    target_ema_rate: float | None = None
+    """Instead of hard copies: the target moves this share of the way to the online network at every update (Lillicrap et al. 2016)."""
+
     optimiser: Literal["adam", "rmsprop"] = "adam"
     """Adam (Kingma and Ba 2015), or centred RMSProp with the epsilon inside the root, as Mnih et al. 2015 used it."""
+
+    loss: Literal["huber", "mse"] = "huber"
+    """Loss of the TD error: Huber, which bounds every error's pull (Mnih et al. 2015 clip it), or the mean square."""
 
     learning_rate: float = 1e-3
     """Step size of the optimiser."""
@@ -93,6 +99,8 @@ class AgentConfig:
         for name in ("learning_starts_steps", "epsilon_decay_steps", "optimiser_eps"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"agent.{name} must not be negative, not {getattr(self, name)}")
+        if self.target_ema_rate is not None and not 0 < self.target_ema_rate <= 1:
+            raise ConfigError(f"agent.target_ema_rate must lie between 0 and 1 or be None, not {self.target_ema_rate}")
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:
             raise ConfigError(f"agent.max_grad_norm must be positive or None, not {self.max_grad_norm}")
         if not self.hidden or any(width <= 0 for width in self.hidden):

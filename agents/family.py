@@ -46,8 +46,10 @@ _DQN = Member(
             "replay_capacity": 50_000,
             "learning_starts_steps": 500,
             "replay_ratio": 1.0,
-            "target_period_updates": 250,
+            "target_period_updates": 100,
             "optimiser": "adam",
+            # Huber holds the rare large errors of a fall to the pull of any other: with it 0 of 6 seeds learned in 50k steps.
+            "loss": "mse",
             "learning_rate": 5e-4,
             "max_grad_norm": 10.0,
             "epsilon_end": 0.05,

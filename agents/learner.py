@@ -173,7 +173,7 @@ class Learner:
 
     def _updated(self) -> None:
         self.updates += 1
-        if self.updates % self.config.target_period_updates == 0:
+        if self.config.target_ema_rate is None and self.updates % self.config.target_period_updates == 0:
             self.target.copy_(self.params)
 
     def params_sha256(self) -> list[str]:
@@ -244,6 +244,8 @@ def build_calls(
         batch: Batch = sample(layout, storage, uniform)
         new_params, new_state, _, metrics = update_seeds(params, target, state, batch)
         params.copy_(new_params)
+        if config.target_ema_rate is not None:
+            target.lerp_(new_params, config.target_ema_rate)
         for old, new in zip(state, new_state, strict=True):
             old.copy_(new)
         return metrics

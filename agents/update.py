@@ -65,6 +65,7 @@ def huber(x: Tensor) -> Tensor:
 
 def make_update(config: AgentConfig, network: FlatNetwork) -> Update:
     """The pure update of one seed: ``(params [P], target [P], optimiser state, batch) -> (params, state, |TD error| [B], metrics)``."""
+    loss_of = huber if config.loss == "huber" else torch.square
     step = adam_step if config.optimiser == "adam" else rmsprop_step
 
     def loss_fn(params: dict[str, Tensor], target: dict[str, Tensor], batch: Batch) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -73,7 +74,7 @@ def make_update(config: AgentConfig, network: FlatNetwork) -> Update:
         q_next_target = network.apply(target, batch.next_obs).detach()
         goal = td_target(q_next_target, q_next_online, batch.reward, batch.discount)
         td_error = goal - q.gather(-1, batch.action[:, None]).squeeze(-1)
-        return huber(td_error).mean(), (td_error.abs().detach(), q.mean().detach())
+        return loss_of(td_error).mean(), (td_error.abs().detach(), q.mean().detach())
 
     def update(params: Tensor, target: Tensor, state: OptState, batch: Batch) -> tuple[Tensor, OptState, Tensor, Metrics]:
         grad_fn = grad_and_value(loss_fn, has_aux=True)

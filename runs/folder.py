@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import os
+import pickle
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from agents.policy import Policy
 from runs.config import InputError
 from runs.schema import (
     EVALS_FILE,
@@ -95,6 +97,15 @@ class RunFolder:
     def close(self) -> None:
         for file in (self._ledger, self._evals, self._monitor):
             file.close()
+
+
+def load_policy(checkpoint: Path) -> Policy:
+    """The agent of a run's final checkpoint, ready to play. Nothing in the file is executed. Raises InputError."""
+    try:
+        return Policy.from_state(torch.load(checkpoint, weights_only=True))
+    except (OSError, KeyError, TypeError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{checkpoint} is no checkpoint that can be loaded: {reason}") from error
 
 
 def write_atomically(path: Path, content: bytes) -> None:

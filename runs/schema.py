@@ -121,7 +121,7 @@ class LedgerLine:
     cpu_s: float  # this run's share
     gpu_allocated_s: float  # this run's share
     gpu_busy_s: float | None  # None: not known
-    energy: dict[str, Energy]  # by source: gpu_board, cpu_package, dram, host_rest; this run's share
+    energy: dict[str, Energy]  # by source: gpu_board, cpu_package, dram, host_rest, wall_meter; this run's share
     flops: Flops
     peak_rss_bytes: int
     peak_cuda_bytes: int | None
@@ -208,7 +208,7 @@ def _read_sealed(path: Path, kind: type[Record]) -> list[Record]:
             if sha != _checksum(raw):
                 raise ValueError("its checksum does not match")
         except (ValueError, KeyError, AttributeError) as error:
-            if number == len(lines):  # no newline after it: the writer was cut off
+            if not any(lines[number:]):  # the last one: the writer was cut off
                 break
             raise SchemaError(f"{path} line {number} is damaged: {error}") from error
         records.append(_build(kind, raw, path))
@@ -234,7 +234,7 @@ def _build(kind: type[Record], raw: Any, path: Path) -> Record:
     try:
         values = {name: _nest(kind, name, value) for name, value in raw.items()}
         return kind(**values)
-    except TypeError as error:
+    except (TypeError, AttributeError) as error:
         raise SchemaError(f"{path} lacks what a {kind.__name__} needs: {error}") from error
 
 

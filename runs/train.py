@@ -153,6 +153,7 @@ class Group:
         self.budget = parse_budget(config.budget)
         self.budget.check(env_spec.frame_rate_hz)
         self.protocol = protocol_of(env_spec, config.protocol)
+        check_numbers(config, self.budget)
         check_writable(Path(config.out))
         compiled = resolve_compile(config, self.budget, device, notice)
         torch.set_num_threads(config.threads or default_threads(agent, len(seeds)))
@@ -424,6 +425,24 @@ def replay_layout(agent: AgentConfig, world: World, seeds: tuple[int, ...], budg
         gamma=agent.gamma,
         clip_rewards=agent.clip_rewards,
     )
+
+
+def check_numbers(config: RunConfig, budget: Budget) -> None:
+    """Raise InputError for settings that no run can have."""
+    if config.evals < 1:
+        raise InputError(f"--evals must be at least 1, not {config.evals}: the final agent is always evaluated")
+    if config.eval_episodes is not None and config.eval_episodes < 1:
+        raise InputError(f"--eval-episodes must be at least 1, not {config.eval_episodes}")
+    if config.threads is not None and config.threads < 1:
+        raise InputError(f"--threads must be at least 1, not {config.threads}")
+    if not 0 < config.heartbeat_s <= 5:
+        raise InputError(f"the heartbeat must lie between 0 and 5 s, not {config.heartbeat_s:g} s")
+    warm_up = config.agent_config.learning_starts_steps
+    if budget.quantity == "steps" and budget.amount <= warm_up:
+        raise InputError(
+            f"a budget of {budget} ends before learning starts, after {warm_up:,} steps: "
+            f"give more, or e.g. --agent.learning-starts-steps {int(budget.amount) // 10}"
+        )
 
 
 def check_memory(layout: ReplayLayout, device: torch.device) -> None:

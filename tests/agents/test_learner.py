@@ -75,8 +75,7 @@ def train(it: Learner, steps: int, fused: bool = True, world: Toy | None = None)
             losses.append(metrics.loss.numpy())
         else:
             action = it.act(toy.obs())
-            for _ in range(it.updates_due()):
-                losses.append(it.update().loss.numpy())
+            losses += [it.update().loss.numpy() for _ in range(it.updates_due())]
         reward, terminal, truncated, final = toy.step(action)
         it.record(action, reward, terminal, terminal | truncated, truncated, final)
         actions.append(action)
@@ -91,6 +90,7 @@ def one_thread() -> Any:
     torch.set_num_threads(before)
 
 
+@pytest.mark.compiler
 def test_eager_and_compiled_one_seed_and_one_of_four_give_the_same_losses() -> None:
     """The four ways to run the same update, over 50 updates of a run with terminations and truncations."""
     runs = {}
@@ -176,9 +176,7 @@ def test_epsilon_decides_how_often_actions_are_random() -> None:
     it.params.zero_()
     it.params[:, -3:] = torch.tensor([0.0, 0.0, 5.0])  # output biases: action 2 is the best everywhere
     obs = np.zeros((1, 4), np.float32)
-    actions = []
-    for _ in range(3000):
-        actions.append(it.act(obs)[0])
+    actions = [it.act(obs)[0] for _ in range(3000)]
     counts = np.bincount(actions, minlength=3) / 3000
     assert counts == pytest.approx([0.4 / 3, 0.4 / 3, 0.6 + 0.4 / 3], abs=0.03)
 
@@ -215,7 +213,8 @@ def test_the_state_of_other_seeds_is_refused() -> None:
 def test_params_sha256_tells_seeds_and_agents_apart() -> None:
     it = learner((0, 1))
     first = it.params_sha256()
-    assert first == learner((0, 1)).params_sha256() and first[0] != first[1]
+    assert first == learner((0, 1)).params_sha256()
+    assert first[0] != first[1]
     train(it, 40)
     assert it.params_sha256()[0] != first[0]
 

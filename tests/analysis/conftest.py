@@ -1,7 +1,8 @@
 from pathlib import Path
 
 import pytest
-from run_folders import write_run
+
+from tests.analysis.run_folders import write_run
 
 
 @pytest.fixture

@@ -2,10 +2,10 @@ import re
 
 import numpy as np
 import pytest
-from run_folders import BREAKOUT, MOUNTAINCAR, write_run
 
 from analysis import charts, tables
 from runs.schema import ABSENT, Energy
+from tests.analysis.run_folders import BREAKOUT, MOUNTAINCAR, write_run
 
 
 def evals_of(results):

@@ -1,21 +1,22 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from run_folders import BREAKOUT, CARTPOLE, GPU, MOUNTAINCAR, write_run
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
 from analysis import charts, report, sentences, summary, tables
 from analysis.report import ReportError, write_report
 from runs.schema import ESTIMATED, MEASURED, Energy
+from tests.analysis.run_folders import BREAKOUT, CARTPOLE, GPU, MOUNTAINCAR, write_run
 
-CHROMIUM, CHROMEDRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
+CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 ROOT = Path(__file__).parents[2]
 
 
@@ -209,15 +210,15 @@ def test_importing_analysis_is_light():
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    if not (CHROMIUM.exists() and CHROMEDRIVER.exists()):
+    if not (CHROMIUM and CHROMEDRIVER):
         pytest.fail("the page is tested in a real browser: install the packages chromium and chromium-driver")
     options = webdriver.ChromeOptions()
-    options.binary_location = str(CHROMIUM)
+    options.binary_location = CHROMIUM
     flags = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-component-update disable-sync"
     for flag in [*flags.split(), f"user-data-dir={tmp_path_factory.mktemp('chromium')}", "window-size=390,844"]:
         options.add_argument(f"--{flag}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(str(CHROMEDRIVER)))
+    driver = webdriver.Chrome(options=options, service=Service(CHROMEDRIVER))
     yield driver
     driver.quit()
 
@@ -229,6 +230,7 @@ def wait_until(condition, seconds=20.0):
         time.sleep(0.05)
 
 
+@pytest.mark.browser
 def test_the_page_draws_its_curves_offline_and_switches_the_axis(browser, results, tmp_path):
     for seed in range(3):
         write_run(results / "c" / "dqn" / f"seed{seed}", seed=seed)
@@ -258,6 +260,7 @@ def test_the_page_draws_its_curves_offline_and_switches_the_axis(browser, result
     assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0
 
 
+@pytest.mark.browser
 def test_hostile_names_run_nothing_in_the_browser(browser, results, tmp_path):
     hostile = "<img src=x onerror=document.title='owned'></script><script>document.title='owned'</script>"
     env = CARTPOLE.__class__(hostile, "control", "control", 50.0, 1, 475.0, 500)

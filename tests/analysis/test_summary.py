@@ -2,10 +2,10 @@ import json
 from dataclasses import replace
 
 import pytest
-from run_folders import BREAKOUT, CARTPOLE, GPU, MOUNTAINCAR, write_run
 
 from analysis import summary, tables
 from runs.schema import ABSENT, ESTIMATED, MEASURED, Energy
+from tests.analysis.run_folders import BREAKOUT, CARTPOLE, GPU, MOUNTAINCAR, write_run
 
 CONFIG = {"double": False, "n_step": 1, "encoder": "mlp", "optimiser": {"lr": 1e-3}}
 

@@ -1,10 +1,10 @@
 import json
 
 import pytest
-from run_folders import CPU, GPU, MOUNTAINCAR, write_run
 
 from analysis import tables
 from runs.schema import ABSENT, ESTIMATED, MEASURED, Energy
+from tests.analysis.run_folders import CPU, GPU, MOUNTAINCAR, write_run
 
 
 def edit(folder, **changes):

@@ -191,7 +191,7 @@ def test_counters_may_be_an_object_with_attributes():
 def test_play_needs_physical_time_and_is_refused_before_the_start():
     play = parse_budget("2h-play")
     play.check(60.0)
-    with pytest.raises(BudgetError, match="no physical time.*100k-steps"):
+    with pytest.raises(BudgetError, match=r"no physical time.*100k-steps"):
         play.check(None)
     with pytest.raises(BudgetError, match="play_s is not counted"):
         play.fraction(COUNTERS | {"play_s": None})

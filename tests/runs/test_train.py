@@ -1,0 +1,290 @@
+"""Training runs from start to end: folders, counters, budgets, interrupts, reproducibility."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import load_results
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from agents.config import AgentConfig, ConfigError
+from agents.family import agent_config
+from envs import UnknownEnv, spec
+from runs import schema
+from runs.budget import BudgetError
+from runs.config import InputError, RunConfig
+from runs.evaluate import evaluate
+from runs.folder import load_policy
+from runs.train import Outcome, Progress, train
+
+SMALL = AgentConfig(hidden=(16,), batch_size=8, learning_starts_steps=50, epsilon_decay_steps=200, replay_capacity=1000)
+SMALL_ATARI = replace(
+    agent_config("dqn", "atari"), hidden=(16,), learning_starts_steps=40, replay_capacity=1000, replay_ratio=0.1
+)
+
+
+def config(out: Path, **changes: Any) -> RunConfig:
+    values: dict[str, Any] = {
+        "agent": "dqn",
+        "env": "CartPole-v1",
+        "agent_config": SMALL,
+        "seeds": (0,),
+        "budget": "300-steps",
+        "evals": 2,
+        "eval_episodes": 2,
+        "out": str(out),
+        "device": "cpu",
+        "compile": "off",
+        "threads": 1,
+        "heartbeat_s": 0.05,
+    }
+    return RunConfig(**(values | changes))
+
+
+def last(outcome: Outcome) -> schema.LedgerLine:
+    return schema.read_ledger(outcome.folder)[-1]
+
+
+def test_a_run_folder_holds_what_the_design_says(tmp_path: Path) -> None:
+    outcomes = train(config(tmp_path, seeds=(3, 4)))
+    assert [o.folder for o in outcomes] == [tmp_path / "CartPole-v1/dqn/seed3", tmp_path / "CartPole-v1/dqn/seed4"]
+    for outcome in outcomes:
+        record, line = schema.read_run(outcome.folder), last(outcome)
+        assert (record.seed, record.group_seeds, record.share) == (outcome.seed, [3, 4], 0.5)
+        assert record.agent_config["batch_size"] == 8
+        assert (line.status, line.lineage.steps, line.lineage.frames) == ("finished", 300, 300)
+        assert line.lineage == line.consumed
+        assert line.lineage.updates == 249, "one a step after 50 steps of warm-up; the step in progress cannot be sampled"
+        assert line.boot_frames == 0
+        assert line.params_sha256 == outcome.params_sha256
+        assert all(e.method == "estimated" and e.low_j < e.joules < e.high_j for e in line.energy.values())
+        assert [e.steps for e in schema.read_evals(outcome.folder)] == [150, 300]
+        assert len(list(outcome.folder.glob("events.out.tfevents*"))) == 1
+        assert (outcome.folder / schema.FINAL_CHECKPOINT).exists()
+
+
+def test_the_monitor_file_is_stable_baselines3s_and_adds_up(tmp_path: Path) -> None:
+    (outcome,) = train(config(tmp_path, budget="600-steps"))
+    episodes = load_results(str(outcome.folder))
+    line = last(outcome)
+    assert {"r", "l", "t", "frames"} <= set(episodes.columns)
+    assert len(episodes) == line.lineage.episodes > 5
+    assert (episodes.r == episodes.l).all(), "CartPole pays 1 a step"
+    assert (episodes.frames == episodes.l).all()
+    assert 600 - 500 <= episodes.l.sum() <= 600, "the game in progress is in no line"
+    assert episodes.t.is_monotonic_increasing
+
+
+def test_the_ledger_grows_and_its_phases_fill_the_wall_time(tmp_path: Path) -> None:
+    (outcome,) = train(config(tmp_path, budget="1000-steps", heartbeat_s=0.02))
+    lines = schema.read_ledger(outcome.folder)
+    assert len(lines) > 4
+    for before, after in itertools.pairwise(lines):
+        assert after.lineage.steps >= before.lineage.steps
+        assert after.wall_s >= before.wall_s
+        assert after.joules >= before.joules
+        assert after.flops.total >= before.flops.total
+    line = lines[-1]
+    assert sum(line.active_s.values()) == pytest.approx(line.wall_s, rel=0.02)
+    assert all(line.active_s[phase] > 0 for phase in ("setup", "act", "learn", "env", "eval", "io"))
+
+
+def test_model_flops_are_the_counts_times_the_cost_of_each(tmp_path: Path) -> None:
+    """4 -> 16 -> 2: a forward pass is 2 (4 x 16 + 16 x 2) = 192 FLOPs. An update: forward twice (online, target), and backward
+    with the gradient of both weights and of the hidden layer, but not of the input: 192 + 2 x 16 x 2."""
+    (outcome,) = train(config(tmp_path))
+    line, evals = last(outcome), schema.read_evals(outcome.folder)
+    assert line.flops.act == 300 * 192
+    assert line.flops.update == line.lineage.updates * 8 * (2 * 192 + 192 + 64)
+    played = sum(max(e.lengths) * 2 for e in evals)  # two lanes step until both games are over
+    assert line.flops.eval == played * 192
+    assert line.eval_frames == played
+
+
+def test_the_same_command_gives_the_same_hash_and_another_seed_another(tmp_path: Path) -> None:
+    first, second, other = (train(config(tmp_path, seeds=(s,), heartbeat_s=h))[0] for s, h in ((7, 0.05), (7, 5.0), (8, 0.05)))
+    assert last(first).params_sha256 == last(second).params_sha256, "heartbeats change nothing"
+    assert last(first).params_sha256 != last(other).params_sha256
+    assert second.folder.name == "seed7-2", "a second run of the same never overwrites the first"
+    assert first.eval_scores == second.eval_scores
+
+
+def test_a_seed_plays_the_same_games_alone_and_in_a_group(tmp_path: Path) -> None:
+    """Under random play (warm-up) the games follow from the seed alone, bit for bit."""
+    warm_up = replace(SMALL, learning_starts_steps=10_000)
+    (alone,) = train(config(tmp_path / "a", seeds=(5,), agent_config=warm_up, budget="300-frames"))
+    group = train(config(tmp_path / "b", seeds=(4, 5, 6), agent_config=warm_up, budget="300-frames"))
+    games = [load_results(str(o.folder))[["r", "l", "frames"]].to_numpy() for o in (alone, group[1], group[0])]
+    np.testing.assert_array_equal(games[0], games[1])
+    assert len(games[0]) != len(games[2]) or (games[0] != games[2]).any()
+
+
+def test_shares_of_a_group_add_up_to_the_process(tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    outcomes = train(config(tmp_path, seeds=(0, 1, 2, 3)), seen.append)
+    lines = [last(o) for o in outcomes]
+    assert sum(line.joules for line in lines) == pytest.approx(seen[-1].joules)
+    assert sum(line.lineage.frames for line in lines) == seen[-1].frames == 1200
+    assert {line.wall_s for line in lines} == {seen[-1].wall_s}
+
+
+@pytest.mark.parametrize(
+    ("budget", "steps"),
+    [("120-steps", 120), ("130-frames", 130), ("3s-play", 150), ("0.0001Wh", None), ("5e6flops", None), ("0.4s", None)],
+)
+def test_any_counter_can_be_the_budget(tmp_path: Path, budget: str, steps: int | None) -> None:
+    (outcome,) = train(config(tmp_path, budget=budget))
+    line = last(outcome)
+    assert line.status == "finished"
+    if steps is not None:
+        assert line.lineage.steps == steps
+    spent = {"0.0001Wh": line.joules / 0.36, "5e6flops": line.flops.total / 5e6, "0.4s": line.wall_s / 0.4}.get(budget)
+    assert spent is None or spent >= 1
+    assert len(schema.read_evals(outcome.folder)) >= 1, "the final agent is always evaluated"
+
+
+def test_an_interrupt_ends_the_run_cleanly_with_everything_written(tmp_path: Path) -> None:
+    def interrupt_once(progress: Progress) -> None:
+        if progress.steps > 20 and progress.status == "running":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    (outcome,) = train(config(tmp_path, budget="1000k-steps"), interrupt_once)
+    assert signal.getsignal(signal.SIGINT) is before
+    line = last(outcome)
+    assert (outcome.status, line.status) == ("interrupted", "interrupted")
+    assert 20 < line.lineage.steps < 1_000_000
+    assert line.params_sha256 == outcome.params_sha256
+    assert (outcome.folder / schema.FINAL_CHECKPOINT).exists()
+    assert len(load_results(str(outcome.folder))) == line.lineage.episodes
+
+
+def test_an_interrupt_in_an_evaluation_keeps_its_frames_in_the_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(*arguments)
+
+    monkeypatch.setattr("runs.loop.evaluate", interrupted)
+    (outcome,) = train(config(tmp_path, budget="100-steps", evals=1))
+    line = last(outcome)
+    assert (line.status, line.lineage.steps) == ("interrupted", 100)
+    assert line.eval_frames == 2, "one step of two lanes"
+    assert schema.read_evals(outcome.folder) == [], "half an evaluation is no evaluation"
+
+
+def test_tensorboard_has_each_curve_over_every_axis(tmp_path: Path) -> None:
+    (outcome,) = train(config(tmp_path, budget="1000-steps"))
+    events = EventAccumulator(str(outcome.folder)).Reload()
+    tags = events.Tags()["scalars"]
+    for axis in ("steps", "frames", "human play, s", "wall time, s", "energy, J"):
+        assert f"over {axis}/evaluation score" in tags
+        assert f"over {axis}/training score" in tags
+    assert {"learning/loss", "learning/epsilon", "speed/steps per s"} <= set(tags)
+    evals = schema.read_evals(outcome.folder)
+    by_steps = events.Scalars("over steps/evaluation score")
+    assert [(p.step, pytest.approx(p.value)) for p in by_steps] == [(e.steps, e.mean_return) for e in evals]
+    by_play = events.Scalars("over human play, s/evaluation score")
+    assert [p.step for p in by_play] == [e.frames // 50 for e in evals]
+
+
+def test_a_task_without_physical_time_has_no_human_axis(tmp_path: Path) -> None:
+    small = replace(SMALL, encoder="minatar", replay_ratio=0.1)
+    (outcome,) = train(config(tmp_path, env="MinAtar/Breakout-v1", agent_config=small, budget="120-steps"))
+    tags = EventAccumulator(str(outcome.folder)).Reload().Tags()["scalars"]
+    assert "over steps/evaluation score" in tags
+    assert not [tag for tag in tags if "human" in tag]
+
+
+def test_an_atari_run_counts_what_the_emulator_plays(tmp_path: Path) -> None:
+    """Frames: those of the finished games, plus at most the game in progress; never steps x 4."""
+    (outcome,) = train(
+        config(tmp_path, env="ALE/Pong-v5", agent_config=SMALL_ATARI, budget="1200-steps", evals=1, eval_episodes=1)
+    )
+    line = last(outcome)
+    games = pl.read_csv(outcome.folder / schema.MONITOR_FILE, comment_prefix="#")
+    assert len(games) == line.lineage.episodes == 1
+    assert 4800 < line.lineage.frames < 4 * 1200 + 2 * 30, "no-op starts are played frames"
+    assert line.boot_frames > 0
+    assert line.eval_frames >= 4 * schema.read_evals(outcome.folder)[0].lengths[0] - 3
+
+
+def test_convolutions_on_a_cpu_train_one_seed_after_another(tmp_path: Path) -> None:
+    outcomes = train(config(tmp_path, env="ALE/Pong-v5", agent_config=SMALL_ATARI, seeds=(0, 1), budget="60-steps", evals=1,
+                            eval_episodes=1, protocol="atari100k"))  # fmt: skip
+    for outcome in outcomes:
+        record = schema.read_run(outcome.folder)
+        assert (record.group_seeds, record.share, record.env.protocol) == ([outcome.seed], 1.0, "atari100k")
+
+
+def test_a_saved_agent_plays_with_stable_baselines3s_tools(tmp_path: Path) -> None:
+    import gymnasium
+
+    (outcome,) = train(config(tmp_path, budget="500-steps", evals=1, eval_episodes=20))
+    policy = load_policy(outcome.folder / schema.FINAL_CHECKPOINT)
+    returns, _ = evaluate_policy(policy, gymnasium.make("CartPole-v1"), n_eval_episodes=20)  # type: ignore[arg-type]
+    assert returns == pytest.approx(outcome.eval_scores[-1], rel=0.35), "the same policy, other games"
+    action, state = policy.predict(np.zeros(4, np.float32), deterministic=True)
+    assert action.shape == ()
+    assert state is None
+    again, _ = policy.predict(np.zeros((3, 4), np.float32))
+    assert again.tolist() == [int(action)] * 3
+
+
+def test_the_final_checkpoint_is_the_hashed_agent_and_loads_safely(tmp_path: Path) -> None:
+    import hashlib
+
+    (outcome,) = train(config(tmp_path))
+    saved = torch.load(outcome.folder / schema.FINAL_CHECKPOINT, weights_only=True)
+    content = b"".join(tensor.numpy().tobytes() for tensor in saved["params"].values())
+    assert hashlib.sha256(content).hexdigest() == last(outcome).params_sha256
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "says"),
+    [
+        ({"env": "CartPol-v1"}, UnknownEnv, "CartPole-v1"),
+        ({"budget": "fast"}, BudgetError, "number"),
+        ({"budget": "100k"}, BudgetError, "100k-steps"),
+        ({"env": "MinAtar/Breakout-v1", "budget": "1h-play"}, BudgetError, "no physical time"),
+        ({"protocol": "nature"}, UnknownEnv, "control"),
+        ({"device": "cuda:0"}, InputError, "--device cpu"),
+        ({"device": "tpu"}, InputError, "valid are"),
+        ({"agent_config": replace(SMALL, encoder="nature")}, ConfigError, "image"),
+        ({"agent_config": replace(SMALL, replay_capacity=10**12), "budget": "1h"}, InputError, "would fit"),
+        ({"evals": 0}, InputError, "--evals"),
+        ({"eval_episodes": 0}, InputError, "--eval-episodes"),
+        ({"heartbeat_s": 9.0}, InputError, "heartbeat"),
+        ({"threads": 0}, InputError, "--threads"),
+        ({"budget": "30-steps"}, InputError, "learning"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(
+    tmp_path: Path, changes: dict[str, Any], error: type[Exception], says: str
+) -> None:
+    out = tmp_path / "results"
+    with pytest.raises(error, match=says) as raised:
+        train(config(out, **changes))
+    assert "\n" not in str(raised.value)
+    assert not out.exists()
+
+
+def test_an_unwritable_folder_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    with pytest.raises(InputError, match="--out"):
+        train(config(blocked / "results"))
+    assert blocked.read_text() == "in the way"
+
+
+def test_every_kind_of_environment_declares_what_a_run_needs() -> None:
+    assert {spec(env).kind for env in ("CartPole-v1", "MinAtar/Freeway-v1", "ALE/Pong-v5")} == {"control", "minatar", "atari"}

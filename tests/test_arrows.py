@@ -1,0 +1,75 @@
+"""The arrows between the rooms, as docs/decisions.md draws them: playmeter -> {runs, analysis}; runs -> {agents, envs};
+analysis -> runs.schema alone; agents and envs know nobody."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("agents", "envs", "runs", "analysis")
+MAY_IMPORT = {"agents": set(), "envs": set(), "runs": {"agents", "envs"}, "analysis": {"runs.schema"}}
+FORBIDDEN_LIBRARIES = {
+    "agents": {"ale_py", "minatar", "tensorboard"},
+    "envs": {"torch", "tensorboard"},
+    "analysis": {"torch", "gymnasium"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file names in an import, wherever the import stands."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_what_the_arrows_allow(room: str) -> None:
+    files = list((ROOT / room).rglob("*.py"))
+    assert files
+    for path in files:
+        for module in imports(path):
+            top = module.split(".")[0]
+            if top in ROOMS and top != room:
+                allowed = MAY_IMPORT[room]
+                # `from runs import schema` names runs and runs.schema
+                fits = (
+                    top in allowed
+                    or module in allowed
+                    or any(a.startswith(module + ".") or module.startswith(a + ".") for a in allowed)
+                )
+                assert fits, f"{path.relative_to(ROOT)} imports {module}"
+            assert top not in FORBIDDEN_LIBRARIES.get(room, set()), f"{path.relative_to(ROOT)} imports {module}"
+            assert top != "playmeter", f"{path.relative_to(ROOT)} imports the front door"
+
+
+def test_the_schema_needs_the_standard_library_only() -> None:
+    assert {module.split(".")[0] for module in imports(ROOT / "runs/schema.py")} <= set(sys.stdlib_module_names)
+
+
+def loaded_by(statement: str) -> set[str]:
+    code = f"import sys; {statement}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    return {name.split(".")[0] for name in done.stdout.split()}
+
+
+@pytest.mark.parametrize(
+    ("statement", "not_loaded"),
+    [
+        ("import analysis", {"torch", "gymnasium", "polars", "altair"}),
+        ("import analysis.report", {"torch", "gymnasium"}),
+        ("import runs.schema", {"torch", "gymnasium", "numpy"}),
+        ("import playmeter", {"torch", "gymnasium", "polars", "altair"}),
+        ("import envs", {"torch", "gymnasium"}),
+    ],
+)
+def test_what_need_not_be_loaded_is_not(statement: str, not_loaded: set[str]) -> None:
+    assert not loaded_by(statement) & not_loaded

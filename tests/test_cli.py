@@ -1,0 +1,151 @@
+"""The command line as a user meets it: in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from runs import schema
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = [
+    "--agent.hidden",
+    "16",
+    "--agent.learning-starts-steps",
+    "50",
+    "--eval-episodes",
+    "2",
+    "--evals",
+    "2",
+    "--compile",
+    "off",
+]
+
+
+def playmeter(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "playmeter", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=120, check=False)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which two seeds were trained."""
+    folder = tmp_path_factory.mktemp("work")
+    done = playmeter("train", "dqn", "CartPole-v1", "--seeds", "2", "--budget", "400-steps", *TINY, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_train_says_true_things_on_plain_lines(tmp_path: Path) -> None:
+    done = playmeter("train", "double", "CartPole-v1", "--budget", "400-steps", *TINY, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout, "piped output stays plain"
+    lines = done.stdout.splitlines()
+    assert "training double on CartPole-v1" in lines[0]
+    assert "400 frames (8" in done.stdout, "400 frames at 50 Hz are 8 s of play"
+    assert lines[-1].startswith("seed 0: finished, final evaluation")
+    assert (tmp_path / "results/CartPole-v1/double/seed0/run.json").exists()
+    assert schema.read_run(tmp_path / "results/CartPole-v1/double/seed0").command[:3] == ["playmeter", "train", "double"]
+
+
+def test_report_writes_a_page_and_json(trained: Path) -> None:
+    done = playmeter("report", cwd=trained)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "<html" in (trained / "report.html").read_text()
+    done = playmeter("report", "results", "--json", "-", cwd=trained)
+    summary = json.loads(done.stdout)
+    assert [run["seed"] for run in summary["runs"]] == [0, 1]
+    assert summary["comparisons"][0]["n_runs"] == 2
+    line = schema.read_ledger(trained / "results/CartPole-v1/dqn/seed0")[-1]
+    assert summary["runs"][0]["frames"] == line.lineage.frames == 400
+    assert summary["runs"][0]["params_sha256"] == line.params_sha256
+
+
+def test_agents_and_envs_are_listed(tmp_path: Path) -> None:
+    tree = playmeter("agents", cwd=tmp_path).stdout
+    assert tree.index("dqn:") < tree.index("double:") < tree.index("dueling:")
+    assert "van Hasselt" in tree
+    page = playmeter("agents", "dueling", cwd=tmp_path).stdout
+    assert "child of double" in page
+    assert "1/sqrt(2)" in page
+    table = playmeter("envs", cwd=tmp_path).stdout
+    assert len(table.splitlines()) > 100
+    rows = {line.split()[0]: line for line in table.splitlines()}
+    assert "50 Hz" in rows["CartPole-v1"]
+    assert "475" in rows["CartPole-v1"]
+    assert "none" in rows["MountainCar-v0"]
+    assert "60 Hz" in rows["ALE/Breakout-v5"]
+    assert "nature, sticky, atari100k" in rows["ALE/Breakout-v5"]
+
+
+BAD = {
+    "no command": ([], "usage"),
+    "unknown command": (["trian"], "did you mean train"),
+    "no agent": (["train"], "train needs an agent"),
+    "unknown agent": (["train", "dqm", "CartPole-v1"], "did you mean dqn"),
+    "unknown env": (["train", "dqn", "CartPole"], "CartPole-v1"),
+    "env in another case": (["train", "dqn", "ale/pong-v5"], "ALE/Pong-v5"),
+    "malformed budget": (["train", "dqn", "CartPole-v1", "--budget", "lots"], "100k-steps"),
+    "budget without unit": (["train", "dqn", "CartPole-v1", "--budget", "100k"], "100k what?"),
+    "no seeds": (["train", "dqn", "CartPole-v1", "--seeds", "0"], "--seeds"),
+    "cuda": (["train", "dqn", "CartPole-v1", "--device", "cuda"], "--device cpu"),
+    "bad setting": (["train", "dqn", "CartPole-v1", "--agent.gamma", "1.5"], "agent.gamma"),
+    "unknown flag": (["train", "dqn", "CartPole-v1", "--bugdet", "1h"], "--budget"),
+    "unwritable": (["train", "dqn", "CartPole-v1", "--out", "file/results"], "--out"),
+    "report on nothing": (["report", "nowhere"], "nowhere"),
+    "report on an empty folder": (["report", "empty"], "empty"),
+    "report on a foreign folder": (["report", "foreign"], "foreign"),
+    "board on nothing": (["board", "empty"], "no TensorBoard curves"),
+    "no such env word": (["envs", "tetriss"], "tetriss"),
+    "unknown agent page": (["agents", "rainbwo"], "did you mean"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "says"), BAD.values(), ids=BAD)
+def test_bad_input_is_named_with_exit_code_2_and_nothing_is_written(arguments: list[str], says: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign/notes.txt").write_text("not a run")
+    before = sorted(tmp_path.rglob("*"))
+    done = playmeter(*arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert says in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+    if done.stderr.startswith("playmeter:"):
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_ctrl_c_ends_a_training_cleanly(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "playmeter", "train", "dqn", "CartPole-v1", "--budget", "10M-steps", "--compile", "off"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    folder = tmp_path / "results/CartPole-v1/dqn/seed0"
+    deadline = time.monotonic() + 60
+    while not (folder / schema.LEDGER_FILE).exists() or not schema.read_ledger(folder):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert errors == ""
+    assert "seed 0: interrupted" in output
+    assert schema.read_ledger(folder)[-1].status == "interrupted"
+    assert (folder / schema.FINAL_CHECKPOINT).exists()
+
+
+def test_help_is_fast() -> None:
+    started = time.monotonic()
+    subprocess.run([sys.executable, "-m", "playmeter", "--help"], cwd=ROOT, check=True, capture_output=True)
+    assert time.monotonic() - started < 2, "0.1 s on a quiet machine: nothing heavy is imported"
