@@ -70,11 +70,12 @@ def _convolutions(encoder: str, obs_shape: tuple[int, ...]) -> nn.ModuleList:
 
 
 def _feature_width(convs: nn.ModuleList, obs_shape: tuple[int, ...]) -> int:
-    with torch.device("meta"):
-        x = torch.zeros(1, *obs_shape)
-        for conv in convs:
-            x = torch.nn.functional.conv2d(x, conv.weight.to("meta"), stride=conv.stride)
-    return x.numel()
+    if not len(convs):
+        return math.prod(obs_shape)
+    size = torch.tensor(obs_shape[1:])
+    for conv in convs:
+        size = (size - torch.tensor(conv.kernel_size)) // torch.tensor(conv.stride) + 1
+    return int(conv.out_channels * size.prod())
 
 
 @dataclass(frozen=True)
