@@ -42,7 +42,7 @@ _DQN = Member(
         "classic": {
             "encoder": "mlp",
             "hidden": (128, 128),
-            "batch_size": 64,
+            "batch_size": 128,
             "replay_capacity": 50_000,
             "learning_starts_steps": 500,
             "replay_ratio": 1.0,

@@ -23,9 +23,9 @@ class QNetwork(nn.Module):
         super().__init__()
         self.dueling = config.dueling
         self.scale = 1 / 255 if config.encoder == "nature" else 1.0
-        self.convs = _convolutions(config.encoder, obs_shape)
-        self.is_conv = len(self.convs) > 0
-        width = _feature_width(self.convs, obs_shape)
+        convs = _convolutions(config.encoder, obs_shape)
+        self.convs = nn.ModuleList(convs)
+        width = _feature_width(convs, obs_shape)
         trunk = config.hidden[:-1] if config.dueling else config.hidden
         self.trunk = nn.ModuleList()
         for hidden in trunk:
@@ -40,7 +40,7 @@ class QNetwork(nn.Module):
 
     def forward(self, obs: Tensor) -> Tensor:
         x = obs.float()
-        if self.is_conv:
+        if len(self.convs):
             x = (x * self.scale).contiguous(memory_format=torch.channels_last)
             for conv in self.convs:
                 x = torch.relu(conv(x))
@@ -54,28 +54,29 @@ class QNetwork(nn.Module):
         return value + advantage - advantage.mean(dim=-1, keepdim=True)
 
 
-def _convolutions(encoder: str, obs_shape: tuple[int, ...]) -> nn.ModuleList:
+def _convolutions(encoder: str, obs_shape: tuple[int, ...]) -> list[nn.Conv2d]:
     if encoder == "mlp":
-        return nn.ModuleList()
+        return []
     if len(obs_shape) != 3:
         raise ConfigError(f"agent.encoder {encoder} needs image observations, this environment gives {obs_shape}: use mlp")
     channels = obs_shape[0]
     if encoder == "minatar":  # Young and Tian 2019
-        return nn.ModuleList([nn.Conv2d(channels, 16, 3)])
+        return [nn.Conv2d(channels, 16, 3)]
     if min(obs_shape[1:]) < 36:
         raise ConfigError(
             f"agent.encoder nature needs at least 36 x 36 pixels, this environment gives {obs_shape}: use minatar"
         )
-    return nn.ModuleList([nn.Conv2d(channels, 32, 8, stride=4), nn.Conv2d(32, 64, 4, stride=2), nn.Conv2d(64, 64, 3)])
+    return [nn.Conv2d(channels, 32, 8, stride=4), nn.Conv2d(32, 64, 4, stride=2), nn.Conv2d(64, 64, 3)]
 
 
-def _feature_width(convs: nn.ModuleList, obs_shape: tuple[int, ...]) -> int:
-    if not len(convs):
+def _feature_width(convs: list[nn.Conv2d], obs_shape: tuple[int, ...]) -> int:
+    if not convs:
         return math.prod(obs_shape)
-    size = torch.tensor(obs_shape[1:])
+    height, width = obs_shape[1:]
     for conv in convs:
-        size = (size - torch.tensor(conv.kernel_size)) // torch.tensor(conv.stride) + 1
-    return int(conv.out_channels * size.prod())
+        height = (height - conv.kernel_size[0]) // conv.stride[0] + 1
+        width = (width - conv.kernel_size[1]) // conv.stride[1] + 1
+    return convs[-1].out_channels * height * width
 
 
 @dataclass(frozen=True)
