@@ -246,6 +246,7 @@ class ProgressLine:
         self.console = Console(highlight=False)
         self.live = Live(console=self.console, transient=False, refresh_per_second=4) if self.console.is_terminal else None
         self.last_plain_s = float("-inf")
+        self.first: tuple[float, float] | None = None  # wall_s and fraction of the first report: setting up is no measure of speed
 
     def __enter__(self) -> ProgressLine:
         self.notice(
@@ -275,6 +276,8 @@ class ProgressLine:
     def text(self, progress: Progress) -> str:
         from analysis import units
 
+        if self.first is None or progress.wall_s < self.first[0]:  # a new group of seeds starts its own clock
+            self.first = (progress.wall_s, progress.fraction)
         parts = [f"{progress.fraction:4.0%}", f"{units.count(progress.steps_per_s)} steps/s"]
         if progress.eval_score is not None:
             parts.append(f"score {units.score(progress.eval_score)}")
@@ -286,8 +289,9 @@ class ProgressLine:
         parts.append(f"{sign}{units.energy(progress.joules)} ({units.energy_range(progress.low_j, progress.high_j)})")
         if progress.status != "running":
             parts.append(f"{progress.status} after {units.duration(progress.wall_s)}")
-        elif progress.fraction > 0.01:
-            parts.append(f"{units.duration(progress.wall_s / progress.fraction - progress.wall_s)} left")
+        elif progress.fraction > self.first[1]:
+            pace_s = (progress.wall_s - self.first[0]) / (progress.fraction - self.first[1])
+            parts.append(f"{units.duration(pace_s * (1 - progress.fraction))} left")
         return "  ".join(parts)
 
 

@@ -1,6 +1,7 @@
 """TensorBoard: each curve over steps, frames, human play, wall time and joules, one tag group per axis.
 
-TensorBoard's x axis is a whole number, so human play and wall time are in seconds.
+TensorBoard's x axis is a whole number, so human play and wall time are in seconds; it shows groups in alphabetical order, so the
+numbers in their names put the scores first.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class Curves:
         """One point of a curve in each group; an axis that is None (no physical time) has no group."""
         for axis, at in axes.items():
             if at is not None:
-                self._writer.add_scalar(f"over {axis}/{name}", value, int(at))
+                self._writer.add_scalar(f"{axis}/{name}", value, int(at))
 
     def over_steps(self, values: dict[str, float], steps: int) -> None:
         """Points of curves that are only shown over steps; names carry their group, ``learning/loss``."""
@@ -37,4 +38,10 @@ class Curves:
 
 def axes(steps: int, frames: int, play_s: float | None, wall_s: float, joules: float) -> dict[str, float | None]:
     """The x axes of :meth:`Curves.over_every_axis`, by the names that TensorBoard shows."""
-    return {"steps": steps, "frames": frames, "human play, s": play_s, "wall time, s": wall_s, "energy, J": joules}
+    return {
+        "1 over steps": steps,
+        "2 over frames": frames,
+        "3 over human play, s": play_s,
+        "4 over wall time, s": wall_s,
+        "5 over energy, J": joules,
+    }

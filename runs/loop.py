@@ -77,7 +77,7 @@ class Loop:
         lengths = np.zeros(world.num_envs, np.int64)
         evaluated = 0
         metrics: Metrics | None = None
-        next_heartbeat_s = meter.wall_s
+        next_heartbeat_s = meter.wall_s + self.heartbeat_s
         obs, _ = world.reset()
         counters.frames_by_seed, counters.boot_frames = self._by_seed(world.frames), self._by_seed(world.boot_frames)
         meter.lap("env")

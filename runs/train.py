@@ -45,7 +45,7 @@ class Progress:
 
     status: str
     fraction: float  # of the budget
-    steps_per_s: float  # since the last report, in sum over seeds
+    steps_per_s: float  # in sum over seeds: since the last report, and over the whole run once it has ended
     steps: int  # per seed
     frames: int  # in sum over seeds
     play_s: float | None  # in sum over seeds
@@ -185,7 +185,7 @@ class Group:
         self.scores: list[list[float]] = [[] for _ in seeds]  # training games since the last report
         self.train_score: float | None = None
         self.eval_scores: list[list[float]] = [[] for _ in seeds]
-        self._last_report = (0.0, 0)  # wall_s, steps
+        self._last_report = (self.meter.wall_s, 0)  # wall_s, steps
 
     def run(self) -> list[Outcome]:
         """Train to the end of the budget or an interrupt, and write everything down."""
@@ -350,7 +350,7 @@ class Group:
 
     def _report(self, status: str, whole: MeterReading) -> None:
         counters, seeds = self.counters, len(self.seeds)
-        before_s, before_steps = self._last_report
+        before_s, before_steps = self._last_report if status == RUNNING else (whole.active_s["setup"], 0)
         seconds = max(whole.wall_s - before_s, 1e-9)
         games = [score for scores in self.scores for score in scores]
         self.train_score = float(np.mean(games)) if games else self.train_score

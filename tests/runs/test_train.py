@@ -186,14 +186,14 @@ def test_tensorboard_has_each_curve_over_every_axis(tmp_path: Path) -> None:
     (outcome,) = train(config(tmp_path, budget="1000-steps"))
     events = EventAccumulator(str(outcome.folder)).Reload()
     tags = events.Tags()["scalars"]
-    for axis in ("steps", "frames", "human play, s", "wall time, s", "energy, J"):
-        assert f"over {axis}/evaluation score" in tags
-        assert f"over {axis}/training score" in tags
+    for axis in ("1 over steps", "2 over frames", "3 over human play, s", "4 over wall time, s", "5 over energy, J"):
+        assert f"{axis}/evaluation score" in tags
+        assert f"{axis}/training score" in tags
     assert {"learning/loss", "learning/epsilon", "speed/steps per s"} <= set(tags)
     evals = schema.read_evals(outcome.folder)
-    by_steps = events.Scalars("over steps/evaluation score")
+    by_steps = events.Scalars("1 over steps/evaluation score")
     assert [(p.step, pytest.approx(p.value)) for p in by_steps] == [(e.steps, e.mean_return) for e in evals]
-    by_play = events.Scalars("over human play, s/evaluation score")
+    by_play = events.Scalars("3 over human play, s/evaluation score")
     assert [p.step for p in by_play] == [e.frames // 50 for e in evals]
 
 
@@ -201,7 +201,7 @@ def test_a_task_without_physical_time_has_no_human_axis(tmp_path: Path) -> None:
     small = replace(SMALL, encoder="minatar", replay_ratio=0.1)
     (outcome,) = train(config(tmp_path, env="MinAtar/Breakout-v1", agent_config=small, budget="120-steps"))
     tags = EventAccumulator(str(outcome.folder)).Reload().Tags()["scalars"]
-    assert "over steps/evaluation score" in tags
+    assert "1 over steps/evaluation score" in tags
     assert not [tag for tag in tags if "human" in tag]
 
 
