@@ -53,7 +53,7 @@ class Train:
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile the update: auto does where the run is long enough to win back the seconds that it takes."""
     threads: int | None = None
-    """CPU threads of torch; the default is one for a few small networks, otherwise all cores."""
+    """CPU threads of torch; the default is one for a single small network, more for several seeds or convolutions."""
     agent: AgentConfig = field(default_factory=AgentConfig)
     """The agent's settings; the defaults are those of AGENT on this kind of environment."""
 
@@ -405,7 +405,7 @@ def demo_command(argv: Sequence[str]) -> int:
         "CartPole-v1",
         agent_config("dqn", "classic"),
         seeds=range(4),
-        budget="20k-steps",
+        budget="25k-steps",
         out=str(asked.out),
         command=command,
     )

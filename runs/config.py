@@ -27,7 +27,7 @@ class RunConfig:
     device: str = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
     threads: int | None = None
-    """CPU threads of torch; None lets playmeter choose: one for small networks, all cores for convolutions."""
+    """CPU threads of torch; None lets playmeter choose: one for a single small network, more for several seeds or convolutions."""
     heartbeat_s: float = 2.0
     """Seconds between ledger lines, at most 5."""
     command: tuple[str, ...] = field(default_factory=tuple)

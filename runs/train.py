@@ -156,7 +156,7 @@ class Group:
         check_numbers(config, self.budget)
         check_writable(Path(config.out))
         compiled = resolve_compile(config, self.budget, device, notice)
-        torch.set_num_threads(config.threads or default_threads(agent, len(seeds)))
+        torch.set_num_threads(config.threads or default_threads(agent, len(seeds), compiled))
 
         self.device_record = describe_device(str(device))
         self.meter = Meter(self.device_record)
@@ -474,9 +474,12 @@ def resolve_compile(config: RunConfig, budget: Budget, device: torch.device, not
     return (steps - agent.learning_starts_steps) * agent.replay_ratio >= COMPILE_FROM_UPDATES[agent.encoder]
 
 
-def default_threads(agent: AgentConfig, seeds: int) -> int:
-    """One for a few small networks, whose kernels are too short to share; otherwise as many as there are processors."""
-    return 1 if agent.encoder == "mlp" and seeds < 8 else max(1, int(reserved_vcpus()))
+def default_threads(agent: AgentConfig, seeds: int, compiled: bool) -> int:
+    """Threads that pay: kernels of small networks are too short to share unless several seeds make them longer."""
+    cores = max(1, int(reserved_vcpus()))
+    if agent.encoder == "mlp":
+        return min(cores, max(1, seeds // 2)) if compiled else 1
+    return min(cores, 16)
 
 
 def now_utc() -> str:
