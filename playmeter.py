@@ -246,7 +246,8 @@ class ProgressLine:
         self.console = Console(highlight=False)
         self.live = Live(console=self.console, transient=False, refresh_per_second=4) if self.console.is_terminal else None
         self.last_plain_s = float("-inf")
-        self.first: tuple[float, float] | None = None  # wall_s and fraction of the first report: setting up is no measure of speed
+        # wall_s and fraction of the first report: setting up is no measure of speed
+        self.first: tuple[float, float] | None = None
 
     def __enter__(self) -> ProgressLine:
         self.notice(
