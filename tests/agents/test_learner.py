@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from agents.config import AgentConfig
-from agents.learner import Learner
+from agents.learner import NOISE_BLOCK_STEPS, Learner, Noise
 from agents.replay import ReplayLayout
 
 CONFIG = AgentConfig(
@@ -115,6 +115,29 @@ def test_seeds_of_a_group_differ() -> None:
     losses, actions = train(learner((0, 1, 2)), 60)
     assert len({tuple(np.array(losses)[:, k]) for k in range(3)}) == 3
     assert len({tuple(np.array(actions)[:, k]) for k in range(3)}) == 3
+
+
+def test_what_a_seed_draws_is_its_own_and_does_not_depend_on_its_neighbours() -> None:
+    device = torch.device("cpu")
+    both, alone, other = (Noise(seeds, 1, 5, device) for seeds in ((3, 4), (4,), (4,)))
+    other_stream = Noise((4,), 2, 5, device)
+    for _ in range(NOISE_BLOCK_STEPS + 3):
+        three, four = both.draw()
+        assert torch.equal(four, alone.draw()[0])
+        assert not torch.equal(three, four)
+        assert not torch.equal(other_stream.draw(), other.draw())
+
+
+def test_the_ema_target_moves_its_share_of_the_way_at_every_update() -> None:
+    it = learner((0, 1), replace(CONFIG, target_ema_rate=0.1))
+    toy = Toy((0, 1))
+    train(it, 22, world=toy)
+    expected = it.target.clone()
+    for _ in range(15):
+        train(it, 1, world=toy)
+        expected = 0.9 * expected + 0.1 * it.params
+        torch.testing.assert_close(it.target, expected, rtol=1e-5, atol=1e-7)
+    assert it.updates == 16
 
 
 def test_acting_and_learning_in_one_call_or_in_two_is_the_same() -> None:

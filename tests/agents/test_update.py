@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -59,9 +60,10 @@ def test_huber_is_torchs_smooth_l1() -> None:
     torch.testing.assert_close(huber(x), torch.nn.functional.smooth_l1_loss(x, torch.zeros_like(x), reduction="none"))
 
 
-@pytest.mark.parametrize("double", [False, True])
-def test_update_equals_autograd_with_torchs_adam(double: bool) -> None:
-    config = replace(CONFIG, double=double)
+@pytest.mark.parametrize(("double", "loss_name"), [(False, "huber"), (True, "huber"), (False, "mse")])
+def test_update_equals_autograd_with_torchs_adam(double: bool, loss_name: Literal["huber", "mse"]) -> None:
+    config = replace(CONFIG, double=double, loss=loss_name)
+    loss_of = torch.nn.functional.smooth_l1_loss if loss_name == "huber" else torch.nn.functional.mse_loss
     net = network(config)
     online, target = params(net, 1), params(net, 2)
     module, frozen = QNetwork(config, (4,), 3), QNetwork(config, (4,), 3)
@@ -77,7 +79,7 @@ def test_update_equals_autograd_with_torchs_adam(double: bool) -> None:
             best = select.max(dim=1).indices
             goal = data.reward + data.discount * frozen(data.next_obs)[torch.arange(8), best]
         chosen = module(data.obs)[torch.arange(8), data.action]
-        loss = torch.nn.functional.smooth_l1_loss(chosen, goal)
+        loss = loss_of(chosen, goal)
         adam.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(module.parameters(), 1e9)

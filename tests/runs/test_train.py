@@ -19,13 +19,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from agents.config import AgentConfig, ConfigError
 from agents.family import agent_config
-from envs import UnknownEnv, spec
+from envs import UnknownEnv, make, spec
 from runs import schema
-from runs.budget import BudgetError
+from runs.budget import BudgetError, parse_budget
 from runs.config import InputError, RunConfig
 from runs.evaluate import evaluate
 from runs.folder import load_policy
-from runs.train import Outcome, Progress, train
+from runs.train import Outcome, Progress, replay_layout, train
 
 SMALL = AgentConfig(hidden=(16,), batch_size=8, learning_starts_steps=50, epsilon_decay_steps=200, replay_capacity=1000)
 SMALL_ATARI = replace(
@@ -276,6 +276,22 @@ def test_bad_input_is_one_line_and_writes_nothing(
         train(config(out, **changes))
     assert "\n" not in str(raised.value)
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("budget", "least", "most"),
+    [
+        ("2k-steps", 2000, 2100),
+        ("2k-frames", 2000, 2100),
+        ("40s-play", 2000, 2100),
+        ("1h", 50_000, 50_000),
+        ("1M-steps", 50_000, 50_000),
+    ],
+)
+def test_the_replay_is_as_large_as_asked_unless_the_budget_cannot_fill_it(budget: str, least: int, most: int) -> None:
+    world = make("CartPole-v1", 1, [0])
+    layout = replay_layout(AgentConfig(replay_capacity=50_000), world, (0,), parse_budget(budget))
+    assert least <= layout.capacity <= most
 
 
 def test_an_unwritable_folder_is_refused_before_anything_runs(tmp_path: Path) -> None:
