@@ -4,11 +4,11 @@ BIN := .venv/bin
 
 .PHONY: demo test slow check clean
 
-demo: .venv/installed
+demo: .venv/core
 	$(BIN)/playmeter demo
 
 # Two tools are no Python packages. Where one is missing, the tests that need it are left out and the output says so; CI has both.
-test: .venv/installed
+test: .venv/dev
 	@without=""; \
 	if ! command -v chromium >/dev/null || ! command -v chromedriver >/dev/null; then \
 		echo "NOT TESTED: the report in a browser (Debian: apt install chromium chromium-driver)"; without="not browser"; fi; \
@@ -17,18 +17,24 @@ test: .venv/installed
 	$(BIN)/python -m pytest -m "$$without"
 
 # Minutes, not seconds: learning curves to their thresholds.
-slow: .venv/installed
+slow: .venv/dev
 	$(BIN)/python -m pytest tests/slow
 
-check: .venv/installed
+check: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-.venv/installed: pyproject.toml constraints.txt
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.venv/core: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "playmeter needs Python 3.11 or newer, this is " + sys.version.split()[0])'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PIP_INSTALL) -e .
+	touch $@
+
+.venv/dev: .venv/core
+	$(PIP_INSTALL) -e '.[dev]'
 	touch $@
 
 clean:

@@ -406,7 +406,7 @@ def demo_command(argv: Sequence[str]) -> int:
         "CartPole-v1",
         agent_config("dqn", "classic"),
         seeds=range(4),
-        budget="25k-steps",
+        budget="20k-steps",
         out=str(asked.out),
         command=command,
     )
@@ -416,7 +416,7 @@ def demo_command(argv: Sequence[str]) -> int:
         # The published settings wait 50,000 steps before they learn: here the update has to be seen at work.
         replace(agent_config("dqn", "atari"), learning_starts_steps=1_000, epsilon_decay_steps=2_000),
         seeds=range(1),
-        budget="3k-steps",
+        budget="2500-steps",
         evals=2,
         eval_episodes=2,
         out=str(asked.out),
