@@ -14,8 +14,10 @@ from agents.family import agent_config
 from agents.learner import Learner
 from envs import World, make
 from runs import schema
+from runs.budget import parse_budget
 from runs.config import RunConfig
 from runs.evaluate import Evaluation, evaluate
+from runs.prepare import replay_layout
 from runs.train import train
 
 CLASSIC = AgentConfig(hidden=(8,), batch_size=4, learning_starts_steps=3, epsilon_decay_steps=0, replay_capacity=1000)
@@ -90,9 +92,6 @@ def test_a_life_loss_ends_the_return_where_the_protocol_says_so(
 
 def test_an_evaluation_plays_the_same_number_of_games_in_every_lane_and_changes_nothing(tmp_path: Path) -> None:
     world = make("CartPole-v1", 2, [0, 1])
-    from runs.budget import parse_budget
-    from runs.train import replay_layout
-
     learner = Learner(CLASSIC, replay_layout(CLASSIC, world, (5, 6), parse_budget("100-steps")), 2, (5, 6))
     before = learner.params_sha256()
     first = evaluate(learner, "CartPole-v1", "control", 7, 1)
@@ -110,9 +109,6 @@ def test_an_evaluation_plays_the_same_number_of_games_in_every_lane_and_changes_
 
 def test_atari_evaluations_share_lanes_and_add_epsilon(tmp_path: Path) -> None:
     """12 games on 10 emulators: two of them play twice."""
-    from runs.budget import parse_budget
-    from runs.train import replay_layout
-
     world = make("ALE/Breakout-v5", 1, [0])
     learner = Learner(ATARI, replay_layout(ATARI, world, (0,), parse_budget("100-steps")), world.env_spec.num_actions, (0,))
     learner.params.zero_()  # every action is as good: greedy play never presses FIRE, so only epsilon starts a game

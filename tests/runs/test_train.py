@@ -25,7 +25,8 @@ from runs.budget import BudgetError, parse_budget
 from runs.config import InputError, RunConfig
 from runs.evaluate import evaluate
 from runs.folder import load_policy
-from runs.train import Outcome, Progress, replay_layout, train
+from runs.prepare import replay_layout
+from runs.train import Outcome, Progress, train
 
 SMALL = AgentConfig(hidden=(16,), batch_size=8, learning_starts_steps=50, epsilon_decay_steps=200, replay_capacity=1000)
 SMALL_ATARI = replace(

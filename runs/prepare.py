@@ -1,0 +1,127 @@
+"""What is decided before a run starts: device, threads, sizes, compiling; and what is refused, before anything is written."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+
+import numpy as np
+import psutil  # type: ignore[import-untyped]
+import torch
+
+from agents.config import AgentConfig
+from agents.replay import ReplayLayout
+from envs import World, lane_seeds, make, spec
+from runs.budget import Budget
+from runs.config import InputError, RunConfig
+from runs.machine import reserved_vcpus
+
+# From this many updates on, compiling wins back the seconds it takes (docs/measurements.md).
+COMPILE_FROM_UPDATES = {"mlp": 4_000, "minatar": 2_000, "nature": 600}
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto`` is the first GPU where there is one. Raises InputError for a device that is not there."""
+    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return torch.device("cuda:0" if available else "cpu")
+    kind, _, index = name.partition(":")
+    if kind == "cpu" and not index:
+        return torch.device("cpu")
+    if kind != "cuda" or (index and not index.isdecimal()):
+        raise InputError(f"unknown device {name!r}: valid are auto, cpu, cuda:0")
+    if not available:
+        raise InputError(f"device {name} was asked for, but torch {torch.__version__} sees no CUDA GPU here: use --device cpu")
+    if int(index or 0) >= available:
+        raise InputError(f"device {name} was asked for, but there are only {available} GPUs: cuda:0 to cuda:{available - 1}")
+    return torch.device(kind, int(index or 0))
+
+
+def train_world(config: RunConfig, protocol: str, seeds: tuple[int, ...]) -> World:
+    """One lane per seed and environment; a seed's lanes do not depend on which seeds play beside it."""
+    per_seed = config.agent_config.envs_per_seed
+    lanes = [lane for seed in seeds for lane in lane_seeds(seed, per_seed)]
+    return make(config.env, len(lanes), lanes, protocol=protocol)
+
+
+def replay_layout(agent: AgentConfig, world: World, seeds: tuple[int, ...], budget: Budget) -> ReplayLayout:
+    """Sizes of the replay. It is never larger than the steps that the budget allows: the ring would not come round."""
+    env = world.env_spec
+    most_steps = {"steps": budget.amount, "frames": budget.amount}.get(budget.quantity)
+    if budget.quantity == "play_s" and env.frame_rate_hz is not None:
+        most_steps = budget.amount * env.frame_rate_hz
+    capacity = -(-agent.replay_capacity // agent.envs_per_seed)
+    if most_steps is not None:
+        capacity = min(capacity, int(most_steps) // agent.envs_per_seed + agent.n_step + 16)
+    space = world.single_observation_space
+    assert space.shape is not None
+    stacked = world.stack_padding is not None
+    return ReplayLayout(
+        seeds=len(seeds),
+        envs_per_seed=agent.envs_per_seed,
+        capacity=capacity,
+        frame_shape=space.shape[1:] if stacked else space.shape,
+        pixels=space.dtype != np.float32,
+        stack=space.shape[0] if stacked else 1,
+        stack_padding=world.stack_padding or "zeros",
+        max_episode_steps=env.max_episode_steps,
+        n_step=agent.n_step,
+        gamma=agent.gamma,
+        clip_rewards=agent.clip_rewards,
+    )
+
+
+def check_numbers(config: RunConfig, budget: Budget) -> None:
+    """Raise InputError for settings that no run can have."""
+    if config.evals < 1:
+        raise InputError(f"--evals must be at least 1, not {config.evals}: the final agent is always evaluated")
+    if config.eval_episodes is not None and config.eval_episodes < 1:
+        raise InputError(f"--eval-episodes must be at least 1, not {config.eval_episodes}")
+    if config.threads is not None and config.threads < 1:
+        raise InputError(f"--threads must be at least 1, not {config.threads}")
+    if not 0 < config.heartbeat_s <= 5:
+        raise InputError(f"the heartbeat must lie between 0 and 5 s, not {config.heartbeat_s:g} s")
+    warm_up = config.agent_config.learning_starts_steps
+    if budget.quantity == "steps" and budget.amount <= warm_up:
+        raise InputError(
+            f"a budget of {budget} ends before learning starts, after {warm_up:,} steps: "
+            f"give more, or e.g. --agent.learning-starts-steps {int(budget.amount) // 10}"
+        )
+
+
+def check_memory(layout: ReplayLayout, device: torch.device) -> None:
+    """Raise InputError where the replay does not fit into what is free, before it is allocated."""
+    free = int(psutil.virtual_memory().available) if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
+    if layout.nbytes > 0.9 * free:
+        fits = int(layout.capacity * layout.envs_per_seed * 0.9 * free / layout.nbytes)
+        raise InputError(
+            f"the replay needs {layout.nbytes / 1e9:.2f} GB and {free / 1e9:.2f} GB are free: "
+            f"--agent.replay-capacity {fits // 1000 * 1000} would fit"
+        )
+
+
+def resolve_compile(config: RunConfig, budget: Budget, device: torch.device, notice: Callable[[str], None]) -> bool:
+    """Whether to compile: as asked; ``auto`` compiles where the run is long enough to win back the seconds that it takes."""
+    agent = config.agent_config
+    if config.compile == "off":
+        return False
+    if device.type == "cpu" and not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "c++", "g++", "clang++")):
+        notice("no C++ compiler found: running eagerly, several times slower (Debian: apt install g++)")
+        return False
+    if config.compile == "on":
+        return True
+    steps = {"steps": budget.amount, "frames": budget.amount / spec(config.env).frames_per_step}.get(budget.quantity)
+    if budget.quantity == "play_s":
+        steps = budget.amount * (spec(config.env).frame_rate_hz or 0) / spec(config.env).frames_per_step
+    if steps is None:
+        return budget.quantity != "wall_s" or budget.amount >= 60
+    return (steps - agent.learning_starts_steps) * agent.replay_ratio >= COMPILE_FROM_UPDATES[agent.encoder]
+
+
+def default_threads(agent: AgentConfig, seeds: int, compiled: bool) -> int:
+    """Threads that pay: kernels of small networks are too short to share unless several seeds make them longer."""
+    cores = max(1, int(reserved_vcpus()))
+    if agent.encoder == "mlp":
+        return min(cores, max(1, seeds // 2)) if compiled else 1
+    return min(cores, 16)
