@@ -34,7 +34,7 @@ class World(VectorEnv[Array, Array, Array]):
     ``_final_obs``      bool [L], only where a lane is done: which ones. For them the returned observation is already the first
                         of the next episode, and row k of
     ``final_obs``       [L, ...] is the last observation of the episode that ended, row k of
-    ``episode_frames``  int64 [L] its played frames, no-op start included..
+    ``episode_frames``  int64 [L] its played frames, no-op start included.
 
     Arrays that are returned are the caller's: no later step writes into them (``info["frames"]`` may be read-only).
 

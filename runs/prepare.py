@@ -17,7 +17,7 @@ from runs.budget import Budget
 from runs.config import InputError, RunConfig
 from runs.machine import reserved_vcpus
 
-# From this many updates on, compiling wins back the seconds it takes (docs/measurements.md).
+# From about this many updates on, compiling wins back the 10 to 20 s that it takes: judged from the time of single updates.
 COMPILE_FROM_UPDATES = {"mlp": 4_000, "minatar": 2_000, "nature": 600}
 
 
