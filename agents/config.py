@@ -13,18 +13,92 @@ class AgentConfig:
     Counts carry their unit: a *step* is one decision of the agent in one environment, an *update* one gradient step.
     """
 
-    encoder: Literal["mlp", "minatar", "nature"] = "mlp"
+    encoder: Literal["mlp", "minatar", "nature", "der"] = "mlp"
     """How observations become features: none (mlp), one 3x3 convolution of 16 channels (minatar), the three convolutions of
-    Mnih et al. 2015 (nature)."""
+    Mnih et al. 2015 (nature), the two coarse ones of Data-Efficient Rainbow (der)."""
 
     hidden: tuple[int, ...] = (128, 128)
     """Width of each fully connected layer between encoder and head. With ``dueling`` the last one is doubled into two streams."""
+
+    head: Literal["scalar", "c51", "qr", "iqn"] = "scalar"
+    """What is learned of the return: its mean (scalar), a histogram (c51: Bellemare et al. 2017), a fixed set of quantiles (qr:
+    Dabney et al. 2018b), or any quantile (iqn: Dabney et al. 2018a)."""
+
+    num_atoms: int = 51
+    """c51: bars of the histogram."""
+
+    v_min: float = -10.0
+    """c51: return at the lowest atom."""
+
+    v_max: float = 10.0
+    """c51: return at the highest atom."""
+
+    num_quantiles: int = 200
+    """qr: quantiles, at the midpoints (2i - 1) / 2N."""
+
+    num_tau: int = 64
+    """iqn: quantiles drawn for the prediction, N in the paper."""
+
+    num_tau_target: int = 64
+    """iqn: quantiles drawn for the target, N' in the paper."""
+
+    num_tau_act: int = 64
+    """iqn: quantiles whose mean is the value of an action, K in the paper."""
+
+    tau_cosines: int = 64
+    """iqn: cosines that a quantile is embedded in, n in the paper's eq. 4."""
 
     double: bool = False
     """Select the bootstrap action with the online network, evaluate it with the target network (van Hasselt et al. 2016)."""
 
     dueling: bool = False
     """Separate streams for state value and advantages, joined as V + A - mean(A) (Wang et al. 2016, eq. 9)."""
+
+    noisy: bool = False
+    """Learned factorised Gaussian noise on the weights of the fully connected layers (Fortunato et al. 2018). It is drawn anew for
+    every step and every network of an update, and is off in evaluations."""
+
+    noisy_sigma: float = 0.5
+    """noisy: initial standard deviation of a weight times the root of its layer's inputs, sigma_0 in the paper."""
+
+    prioritized: bool = False
+    """Sample transitions in proportion to a power of their last loss (Schaul et al. 2016)."""
+
+    priority_exponent: float = 0.5
+    """prioritized: 0 is uniform, 1 proportional; alpha in the paper."""
+
+    priority_uniform_share: float = 0.0
+    """prioritized: share of the samples that is drawn uniformly all the same, so that nothing is forgotten."""
+
+    importance_exponent_start: float = 0.4
+    """prioritized: how much the importance weights correct at first; beta in the paper."""
+
+    importance_exponent_end: float = 1.0
+    """prioritized: and at the end."""
+
+    importance_anneal_steps: int = 100_000
+    """prioritized: steps of linear change between the two, counted from the end of the warm-up."""
+
+    munchausen: bool = False
+    """Add the scaled log-policy to the reward and bootstrap softly (Vieillard et al. 2020). Takes the place of the maximum."""
+
+    munchausen_alpha: float = 0.9
+    """munchausen: weight of the log-policy in the reward."""
+
+    munchausen_temperature: float = 0.03
+    """munchausen: temperature of the softmax policy, tau in the paper."""
+
+    munchausen_clip: float = -1.0
+    """munchausen: the scaled log-policy is clipped from below here, l_0 in the paper."""
+
+    augment: bool = False
+    """Shift and brighten the images of every update at random (Yarats et al. 2021)."""
+
+    shift_pixels: int = 4
+    """augment: the largest shift, in pixels; the border is repeated."""
+
+    intensity_scale: float = 0.05
+    """augment: standard deviation of the factor on the brightness, cut at two of them."""
 
     n_step: int = 1
     """Rewards summed before bootstrapping (Sutton 1988; Hessel et al. 2018, section 3)."""
@@ -54,7 +128,8 @@ class AgentConfig:
     """Adam (Kingma and Ba 2015), or centred RMSProp with the epsilon inside the root, as Mnih et al. 2015 used it."""
 
     loss: Literal["huber", "mse"] = "huber"
-    """Loss of the TD error: Huber, which bounds every error's pull (Mnih et al. 2015 clip it), or the mean square."""
+    """head scalar: Huber, which bounds every TD error's pull (Mnih et al. 2015 clip it), or the square. The other heads have losses
+    of their own: cross-entropy (c51), quantile Huber with threshold 1 (qr, iqn)."""
 
     learning_rate: float = 1e-3
     """Step size of the optimiser."""
@@ -89,14 +164,31 @@ class AgentConfig:
             "learning_rate",
             "envs_per_seed",
             "replay_ratio",
+            "num_quantiles",
+            "num_tau",
+            "num_tau_target",
+            "num_tau_act",
+            "tau_cosines",
+            "munchausen_temperature",
+            "noisy_sigma",
         )
         for name in positive:
             if not getattr(self, name) > 0:
                 raise ConfigError(f"agent.{name} must be positive, not {getattr(self, name)}")
-        for name in ("gamma", "epsilon_start", "epsilon_end"):
+        shares = ("gamma", "epsilon_start", "epsilon_end", "priority_uniform_share", "munchausen_alpha")
+        exponents = ("priority_exponent", "importance_exponent_start", "importance_exponent_end")
+        for name in (*shares, *exponents):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigError(f"agent.{name} must lie between 0 and 1, not {getattr(self, name)}")
-        for name in ("learning_starts_steps", "epsilon_decay_steps", "optimiser_eps"):
+        not_negative = (
+            "learning_starts_steps",
+            "epsilon_decay_steps",
+            "optimiser_eps",
+            "importance_anneal_steps",
+            "shift_pixels",
+            "intensity_scale",
+        )
+        for name in not_negative:
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"agent.{name} must not be negative, not {getattr(self, name)}")
         if self.target_ema_rate is not None and not 0 < self.target_ema_rate <= 1:
@@ -110,13 +202,39 @@ class AgentConfig:
                 f"agent.replay_capacity {self.replay_capacity} is too small for n_step {self.n_step} and a frame stack"
             )
 
+        self._check_ideas()
+
+    def _check_ideas(self) -> None:
+        """Refuse ideas that contradict each other."""
+        if self.num_atoms < 2:
+            raise ConfigError(f"agent.num_atoms must be at least 2, not {self.num_atoms}")
+        if not self.v_min < self.v_max:
+            raise ConfigError(f"agent.v_min must be less than agent.v_max, not {self.v_min} and {self.v_max}")
+        if self.munchausen_clip > 0:
+            raise ConfigError(f"agent.munchausen_clip must not be positive, not {self.munchausen_clip}")
+        if self.munchausen and self.double:
+            raise ConfigError(
+                "agent.munchausen takes the expectation over the policy, so there is no best action for agent.double to choose: "
+                "set --agent.no-double"
+            )
+        if self.augment and self.encoder == "mlp":
+            raise ConfigError("agent.augment shifts images, and agent.encoder mlp reads vectors: set --agent.no-augment")
+
     def epsilon(self, steps: int) -> float:
         """Probability of a random action after ``steps`` steps: 1 during the warm-up, then a linear decay."""
-        since = steps - self.learning_starts_steps
-        if since < 0:
+        if steps < self.learning_starts_steps:
             return 1.0
-        share = min(1.0, since / self.epsilon_decay_steps) if self.epsilon_decay_steps else 1.0
-        return self.epsilon_start + share * (self.epsilon_end - self.epsilon_start)
+        return self._anneal(steps, self.epsilon_start, self.epsilon_end, self.epsilon_decay_steps)
+
+    def importance_exponent(self, steps: int) -> float:
+        """Exponent of the importance weights after ``steps`` steps."""
+        return self._anneal(steps, self.importance_exponent_start, self.importance_exponent_end, self.importance_anneal_steps)
+
+    def _anneal(self, steps: int, start: float, end: float, duration_steps: int) -> float:
+        """Linear between two values, from the end of the warm-up."""
+        since = max(0, steps - self.learning_starts_steps)
+        share = min(1.0, since / duration_steps) if duration_steps else 1.0
+        return start + share * (end - start)
 
 
 class ConfigError(ValueError):

@@ -10,71 +10,38 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from agents import noise, priorities
+from agents.augment import augment
 from agents.config import AgentConfig
 from agents.networks import FlatNetwork, QNetwork, flat_network
+from agents.noise import Noise
 from agents.replay import Replay, ReplayLayout, ReplayStorage, sample
-from agents.update import Batch, Metrics, OptState, Update, make_update
-
-NOISE_BLOCK_STEPS = 512  # random numbers are drawn for this many steps at once
+from agents.update import Batch, Metrics, OptState, Update, UpdateNoise, make_update
 
 
-class Noise:
-    """Uniform numbers in [0, 1) for S seeds, ``width`` per seed and call; each seed draws from its own generator.
+class Acting(NamedTuple):
+    """What a step is chosen from."""
 
-    What a seed draws does not depend on which seeds train beside it.
-    """
-
-    def __init__(self, seeds: Sequence[int], stream: int, width: int, device: torch.device) -> None:
-        self._generators = [generator(seed, stream) for seed in seeds]
-        self._block = torch.empty(NOISE_BLOCK_STEPS, len(seeds), width, dtype=torch.float64)
-        self._device = device
-        self._next = NOISE_BLOCK_STEPS
-        self._start = [g.get_state() for g in self._generators]  # of the present block, so that a checkpoint need not hold it
-
-    def draw(self) -> Tensor:
-        """[S, width] float64."""
-        if self._next == NOISE_BLOCK_STEPS:
-            self._fill()
-        values = self._ready[self._next]
-        self._next += 1
-        return values
-
-    def peek(self) -> Tensor:
-        """A tensor of the shape and place that ``draw`` gives."""
-        return self._block[0].to(self._device)
-
-    def _fill(self) -> None:
-        self._start = [g.get_state() for g in self._generators]
-        for k, g in enumerate(self._generators):
-            self._block[:, k] = torch.rand(self._block.shape[0], self._block.shape[2], dtype=torch.float64, generator=g)
-        self._ready = self._block.to(self._device)
-        self._next = 0
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"start": torch.stack(self._start), "next": self._next}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        for g, start in zip(self._generators, state["start"], strict=True):
-            g.set_state(start.clone())  # a view would be read from the start of its base
-        if state["next"] < NOISE_BLOCK_STEPS:
-            self._fill()
-        self._next = state["next"]
+    obs: Tensor  # [S, E, *obs_shape]
+    uniform: Tensor  # [S, E x (2 + K)]: whether to explore and where to, then the quantiles of iqn
+    normal: Tensor  # [S, W] noise of a noisy network
+    epsilon: Tensor  # []
 
 
-def generator(seed: int, stream: int) -> torch.Generator:
-    """An independent generator for each (seed, stream)."""
-    entropy = np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(entropy >> np.uint64(1)))
+class Learning(NamedTuple):
+    """What an update learns from."""
 
-
-INIT_STREAM, ACT_STREAM, UPDATE_STREAM = range(3)
+    storage: ReplayStorage
+    uniform: Tensor  # [S, U], see split_noise
+    normal: Tensor  # [S, G], see split_noise
+    importance_exponent: Tensor  # []
 
 
 class Learner:
@@ -93,18 +60,29 @@ class Learner:
         self.device = torch.device(device)
         self.network = q_network(config, layout, num_actions)
         self.replay = Replay(layout, self.device)
-        self.params = torch.stack([self.network.init(generator(s, INIT_STREAM)) for s in seeds]).to(self.device)  # [S, P]
+        fresh = [self.network.init(noise.generator(seed, noise.INIT_STREAM)) for seed in seeds]
+        self.params = torch.stack(fresh).to(self.device)  # [S, P]
         self.target = self.params.clone()
         zeros = torch.zeros_like(self.params)
         self.optimiser = OptState(zeros, zeros.clone(), torch.zeros(len(self.seeds), device=self.device))
         self.steps = 0  # per seed
         self.updates = 0  # per seed
         self._epsilon = torch.ones((), device=self.device)
-        envs = config.envs_per_seed
-        self._act_noise = Noise(self.seeds, ACT_STREAM, 2 * envs, self.device)
-        self._update_noise = Noise(self.seeds, UPDATE_STREAM, config.batch_size, self.device)
-        self._q_values = over_seeds(lambda params, x: self.network.apply(self.network.unflatten(params), x), layout.seeds)
-        self._act, self._update, self._act_update = build_calls(config, layout, self.network, num_actions, compile)
+        self._importance_exponent = torch.ones((), device=self.device)
+        self._act_noise, self._act_normal, self._update_noise, self._update_normal = self._noises()
+        self._q_values = over_seeds(greedy_values(self.network), layout.seeds)
+        self._act, self._update, self._act_update = build_calls(config, layout, self.network, compile)
+
+    def _noises(self) -> tuple[Noise, Noise, Noise, Noise]:
+        config, network = self.config, self.network
+        per_env = 2 + (config.num_tau_act if config.head == "iqn" else 0)
+        uniforms, normals = (sum(widths) for widths in noise_widths(config, network))
+        return (
+            Noise(self.seeds, noise.ACT_STREAM, config.envs_per_seed * per_env, self.device),
+            Noise(self.seeds, noise.ACT_NORMAL_STREAM, network.noise_width, self.device, normal=True),
+            Noise(self.seeds, noise.UPDATE_STREAM, uniforms, self.device),
+            Noise(self.seeds, noise.UPDATE_NORMAL_STREAM, normals, self.device, normal=True),
+        )
 
     def updates_due(self) -> int:
         """Gradient steps that the replay ratio asks for now."""
@@ -115,18 +93,18 @@ class Learner:
 
     def act(self, obs: NDArray[Any]) -> NDArray[np.int64]:
         """Store observations [L, ...] and choose actions [L], epsilon-greedily."""
-        return self._act(self.params, *self._observe(obs)).cpu().numpy().reshape(-1)
+        return self._act(self.params, self._observe(obs)).cpu().numpy().reshape(-1)
 
     def update(self) -> Metrics:
         """One gradient step for every seed; metrics [S]."""
-        metrics = self._update(*self._state(), self.replay.storage, self._update_noise.draw())
+        metrics = self._update(*self._state(), self._learning())
         self._updated()
         return metrics
 
     def act_and_update(self, obs: NDArray[Any]) -> tuple[NDArray[np.int64], Metrics]:
         """``act`` and then ``update`` in one call."""
         acting = self._observe(obs)
-        action, metrics = self._act_update(*self._state(), *acting, self.replay.storage, self._update_noise.draw())
+        action, metrics = self._act_update(*self._state(), acting, self._learning())
         self._updated()
         return action.cpu().numpy().reshape(-1), metrics
 
@@ -139,12 +117,19 @@ class Learner:
         """Compile before the clock of the first step runs: every call once, on copies, so that nothing is changed."""
         params, target = self.params.clone(), self.target.clone()
         optimiser = OptState(*(tensor.clone() for tensor in self.optimiser))
-        acting = self.batched(obs), torch.ones_like(self._act_noise.peek()), self._epsilon
-        storage = self.replay.storage._replace(clock=torch.tensor([0, 1], device=self.device))
-        uniform = torch.zeros_like(self._update_noise.peek())
-        self._act(params, *acting)
-        self._update(params, target, optimiser, storage, uniform)
-        self._act_update(params, target, optimiser, *acting, storage, uniform)
+        acting = Acting(
+            self.batched(obs), torch.full_like(self._act_noise.peek(), 0.5), self._act_normal.peek().zero_(), self._epsilon
+        )
+        storage = self.replay.storage
+        storage = storage._replace(
+            clock=torch.tensor([0, 1], device=self.device),
+            priorities=priorities.Priorities(*(torch.ones_like(tensor) for tensor in storage.priorities)),
+        )
+        uniform, normal = torch.zeros_like(self._update_noise.peek()), torch.zeros_like(self._update_normal.peek())
+        learning = Learning(storage, uniform, normal, self._importance_exponent)
+        self._act(params, acting)
+        self._update(params, target, optimiser, learning)
+        self._act_update(params, target, optimiser, acting, learning)
 
     def record(
         self,
@@ -159,10 +144,15 @@ class Learner:
         self.replay.complete(action, reward, terminal, done, truncated, final_obs)
         self.steps += self.config.envs_per_seed
 
-    def _observe(self, obs: NDArray[Any]) -> tuple[Tensor, Tensor, Tensor]:
+    def _observe(self, obs: NDArray[Any]) -> Acting:
         self.replay.begin(obs)
         self._epsilon.fill_(self.config.epsilon(self.steps))
-        return self.batched(obs), self._act_noise.draw(), self._epsilon
+        return Acting(self.batched(obs), self._act_noise.draw(), self._act_normal.draw(), self._epsilon)
+
+    def _learning(self) -> Learning:
+        self._importance_exponent.fill_(self.config.importance_exponent(self.steps))
+        uniform, normal = self._update_noise.draw(), self._update_normal.draw()
+        return Learning(self.replay.storage, uniform, normal, self._importance_exponent)
 
     def batched(self, obs: NDArray[Any]) -> Tensor:
         """Observations [L, ...] as a tensor [S, L / S, ...] on the device."""
@@ -190,7 +180,9 @@ class Learner:
             "steps": self.steps,
             "updates": self.updates,
             "act_noise": self._act_noise.state_dict(),
+            "act_normal": self._act_normal.state_dict(),
             "update_noise": self._update_noise.state_dict(),
+            "update_normal": self._update_normal.state_dict(),
             "replay": self.replay.state_dict(),
         }
 
@@ -203,7 +195,9 @@ class Learner:
             tensor.copy_(state["optimiser"][name])
         self.steps, self.updates = state["steps"], state["updates"]
         self._act_noise.load_state_dict(state["act_noise"])
+        self._act_normal.load_state_dict(state["act_normal"])
         self._update_noise.load_state_dict(state["update_noise"])
+        self._update_normal.load_state_dict(state["update_normal"])
         self.replay.load_state_dict(state["replay"])
 
 
@@ -212,10 +206,39 @@ def q_network(config: AgentConfig, layout: ReplayLayout, num_actions: int) -> Fl
     return flat_network(lambda: QNetwork(config, layout.obs_shape, num_actions))
 
 
-def epsilon_greedy(q: Tensor, noise: Tensor, epsilon: Tensor) -> Tensor:
-    """Actions [S, E] from action values [S, E, A]; ``noise`` [S, 2E] decides whether to explore, and where to."""
-    explore, which = noise.chunk(2, dim=-1)
+def greedy_values(network: FlatNetwork) -> Callable[[Tensor, Tensor], Tensor]:
+    """``(params [P], obs [B, ...]) -> action values [B, A]`` without noise."""
+    return lambda params, obs: network.q_values(network.apply(network.unflatten(params), obs))
+
+
+def epsilon_greedy(q: Tensor, explore: Tensor, which: Tensor, epsilon: Tensor) -> Tensor:
+    """Actions [E] from action values [E, A]; ``explore`` and ``which``, uniform [E], decide whether to explore, and where to."""
     return torch.where(explore < epsilon, (which * q.shape[-1]).long(), q.argmax(-1))
+
+
+def noise_widths(config: AgentConfig, network: FlatNetwork) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """How many uniform and how many normal numbers an update of one seed takes, in the order of :func:`split_noise`."""
+    batch, iqn, augments = config.batch_size, config.head == "iqn", config.augment
+    taus = (batch * count if iqn else 0 for count in (config.num_tau, config.num_tau_target, config.num_tau_act))
+    return (batch, *taus, 4 * batch if augments else 0), (3 * network.noise_width, 2 * batch if augments else 0)
+
+
+def split_noise(
+    config: AgentConfig, network: FlatNetwork, uniform: Tensor, normal: Tensor
+) -> tuple[Tensor, UpdateNoise, Tensor, Tensor]:
+    """The random numbers of one update of S seeds, by what they are for.
+
+    Returns:
+        For sampling [S, B] float64; for the networks, with a leading axis of seeds; for the shifts [S, 2, B, 2] of obs and next_obs
+        and their brightness [S, 2, B].
+    """
+    uniforms, normals = noise_widths(config, network)
+    which, *taus, shift = uniform.split(uniforms, dim=1)
+    noisy, intensity = normal.split(normals, dim=1)
+    tau, tau_target, tau_select = (part.float().unflatten(1, (config.batch_size, -1)) for part in taus)
+    images = (2, config.batch_size) if config.augment else (2, 0)
+    noise_of_networks = UpdateNoise(noisy.unflatten(1, (3, -1)), tau, tau_target, tau_select)
+    return which, noise_of_networks, shift.unflatten(1, (*images, 2)), intensity.unflatten(1, images)
 
 
 def over_seeds(function: Callable[..., Any], seeds: int) -> Callable[..., Any]:
@@ -231,39 +254,56 @@ def over_seeds(function: Callable[..., Any], seeds: int) -> Callable[..., Any]:
 
 
 def build_calls(
-    config: AgentConfig, layout: ReplayLayout, network: FlatNetwork, num_actions: int, compile: bool
+    config: AgentConfig, layout: ReplayLayout, network: FlatNetwork, compile: bool
 ) -> tuple[Callable[..., Tensor], Callable[..., Metrics], Callable[..., tuple[Tensor, Metrics]]]:
     """``act``, ``update`` and both in one, over seeds. Parameters and optimiser state are updated in place: their buffers never move."""
-    q_values = over_seeds(lambda params, obs: network.apply(network.unflatten(params), obs), layout.seeds)
     update_seeds: Update = over_seeds(make_update(config, network), layout.seeds)
 
-    def act(params: Tensor, obs: Tensor, noise: Tensor, epsilon: Tensor) -> Tensor:
-        return epsilon_greedy(q_values(params, obs), noise, epsilon)
+    def act_seed(params: Tensor, obs: Tensor, uniform: Tensor, normal: Tensor, epsilon: Tensor) -> Tensor:
+        explore, which, tau = uniform.split((len(obs), len(obs), uniform.shape[0] - 2 * len(obs)))
+        tau = tau.float().view(len(obs), -1) if config.head == "iqn" else None
+        q = network.q_values(network.apply(network.unflatten(params), obs, normal, tau))
+        return epsilon_greedy(q, explore, which, epsilon)
 
-    def update(params: Tensor, target: Tensor, state: OptState, storage: ReplayStorage, uniform: Tensor) -> Metrics:
-        batch: Batch = sample(layout, storage, uniform)
-        new_params, new_state, _, metrics = update_seeds(params, target, state, batch)
+    act_seeds = over_seeds(act_seed, layout.seeds)
+
+    def act(params: Tensor, acting: Acting) -> Tensor:
+        return act_seeds(params, acting.obs, acting.uniform, acting.normal, acting.epsilon.expand(layout.seeds))
+
+    def update(params: Tensor, target: Tensor, state: OptState, learning: Learning) -> Metrics:
+        which, noise_of_networks, shift, intensity = split_noise(config, network, learning.uniform, learning.normal)
+        batch, rows = sample(layout, learning.storage, which, learning.importance_exponent)
+        if config.augment:
+            batch = augmented(config, batch, shift, intensity)
+        new_params, new_state, priority, metrics = update_seeds(params, target, state, batch, noise_of_networks)
         params.copy_(new_params)
         if config.target_ema_rate is not None:
             target.lerp_(new_params, config.target_ema_rate)
         for old, new in zip(state, new_state, strict=True):
             old.copy_(new)
+        if config.prioritized:
+            priorities.write(learning.storage.priorities, rows, priority.double() ** config.priority_exponent)
         return metrics
 
     def act_update(
-        params: Tensor,
-        target: Tensor,
-        state: OptState,
-        obs: Tensor,
-        act_noise: Tensor,
-        epsilon: Tensor,
-        storage: ReplayStorage,
-        uniform: Tensor,
+        params: Tensor, target: Tensor, state: OptState, acting: Acting, learning: Learning
     ) -> tuple[Tensor, Metrics]:
-        action = act(params, obs, act_noise, epsilon)
-        return action, update(params, target, state, storage, uniform)
+        action = act(params, acting)
+        return action, update(params, target, state, learning)
 
     def ready(function: Callable[..., Any]) -> Callable[..., Any]:
         return torch.no_grad()(torch.compile(function, dynamic=False) if compile else function)
 
     return ready(act), ready(update), ready(act_update)
+
+
+def augmented(config: AgentConfig, batch: Batch, shift: Tensor, intensity: Tensor) -> Batch:
+    """The batch [S, B, ...] with its images shifted and brightened, observations and next observations apart."""
+
+    def one(obs: Tensor, k: int) -> Tensor:
+        flat = augment(
+            obs.flatten(0, 1), shift[:, k].flatten(0, 1), intensity[:, k].flatten(), config.shift_pixels, config.intensity_scale
+        )
+        return flat.view(obs.shape)
+
+    return batch._replace(obs=one(batch.obs, 0), next_obs=one(batch.next_obs, 1))

@@ -14,58 +14,126 @@ from agents.config import AgentConfig, ConfigError
 
 
 class QNetwork(nn.Module):
-    """Observations [B, *obs_shape] (float32 or uint8) to action values [B, A].
+    """Observations [B, *obs_shape] (float32 or uint8) to what the head learns of the return, [B, A, Z].
 
-    The ``nature`` encoder reads uint8 pixels and divides them by 255; ``minatar`` reads planes of zeros and ones.
+    Z is 1 (scalar: the action value), the number of atoms (c51: logits), of quantiles (qr) or of the taus given (iqn).
+    :meth:`q_values` turns that into action values. The ``nature`` and ``der`` encoders read pixels of 0 to 255 and divide them by
+    255; ``minatar`` reads planes of zeros and ones.
     """
 
     def __init__(self, config: AgentConfig, obs_shape: tuple[int, ...], num_actions: int) -> None:
         super().__init__()
-        self.dueling = config.dueling
-        self.scale = 1 / 255 if config.encoder == "nature" else 1.0
-        convs = _convolutions(config.encoder, obs_shape)
+        self.config, self.num_actions = config, num_actions
+        self.scale = 1 / 255 if config.encoder in ("nature", "der") else 1.0
+        convs = _convolutions(config, obs_shape)
         self.convs = nn.ModuleList(convs)
         width = _feature_width(convs, obs_shape)
-        trunk = config.hidden[:-1] if config.dueling else config.hidden
+        self.noise_width = 0  # standard normal numbers that one forward pass with noise takes
         self.trunk = nn.ModuleList()
-        for hidden in trunk:
-            self.trunk.append(nn.Linear(width, hidden))
+        for hidden in config.hidden[:-1]:
+            self.trunk.append(self._linear(width, hidden))
             width = hidden
+        if config.head == "iqn":  # the quantile enters before the last hidden layer: after the convolutions, in the paper
+            self.tau_embedding = nn.Linear(config.tau_cosines, width)
+        outputs = {"scalar": 1, "c51": config.num_atoms, "qr": config.num_quantiles, "iqn": 1}[config.head]
+        last = config.hidden[-1]
         if config.dueling:
-            self.value_hidden = nn.Linear(width, config.hidden[-1])
-            self.advantage_hidden = nn.Linear(width, config.hidden[-1])
-            width = config.hidden[-1]
-            self.value = nn.Linear(width, 1)
-        self.advantage = nn.Linear(width, num_actions)  # without dueling: the action values themselves
+            self.value_hidden = self._linear(width, last)
+            self.value = self._linear(last, outputs)
+        self.advantage_hidden = self._linear(width, last)
+        self.advantage = self._linear(last, num_actions * outputs)  # without dueling: the action values themselves
 
-    def forward(self, obs: Tensor) -> Tensor:
+    def _linear(self, inputs: int, outputs: int) -> Linear:
+        layer = Linear(inputs, outputs, self.config.noisy_sigma if self.config.noisy else None, self.noise_width)
+        self.noise_width += layer.noise_width
+        return layer
+
+    def forward(self, obs: Tensor, noise: Tensor | None = None, tau: Tensor | None = None) -> Tensor:
+        """[B, A, Z].
+
+        Args:
+            noise: [noise_width] standard normal, for a noisy network; None takes the mean weights.
+            tau: [B, N] quantiles in (0, 1), for iqn; None takes the midpoints of ``num_tau_act`` equal parts.
+        """
         x = obs.float()
         if len(self.convs):
-            x = (x * self.scale).contiguous(memory_format=torch.channels_last)
+            x = x * self.scale
             for conv in self.convs:
                 x = torch.relu(conv(x))
         x = x.flatten(1)
         for layer in self.trunk:
-            x = torch.relu(layer(x))
-        if not self.dueling:
-            return self.advantage(x)
-        value = self.value(torch.relu(self.value_hidden(x)))
-        advantage = self.advantage(torch.relu(self.advantage_hidden(x)))
-        return value + advantage - advantage.mean(dim=-1, keepdim=True)
+            x = torch.relu(layer(x, noise))
+        if self.config.head == "iqn":
+            x = self._at_quantiles(x, self.midpoints(x) if tau is None else tau)
+        batch = x.shape[:-1]  # [B], or [B, N] with quantiles
+        out = self.advantage(torch.relu(self.advantage_hidden(x, noise)), noise).unflatten(-1, (self.num_actions, -1))
+        if self.config.dueling:
+            value = self.value(torch.relu(self.value_hidden(x, noise)), noise)
+            out = value.unsqueeze(-2) + out - out.mean(dim=-2, keepdim=True)
+        return out if len(batch) == 1 else out.squeeze(-1).transpose(-1, -2)
+
+    def _at_quantiles(self, x: Tensor, tau: Tensor) -> Tensor:
+        """Features [B, F] at quantiles [B, N]: [B, N, F] (Dabney et al. 2018a, eq. 4; i = 0 to n - 1 as there)."""
+        frequencies = math.pi * torch.arange(self.config.tau_cosines, device=x.device, dtype=x.dtype)
+        return x.unsqueeze(1) * torch.relu(self.tau_embedding(torch.cos(tau.unsqueeze(-1) * frequencies)))
+
+    def midpoints(self, x: Tensor) -> Tensor:
+        """[B, K]: (2i - 1) / 2K for every row of ``x``."""
+        parts = self.config.num_tau_act
+        return ((torch.arange(parts, device=x.device, dtype=x.dtype) + 0.5) / parts).expand(x.shape[0], parts)
+
+    def q_values(self, out: Tensor) -> Tensor:
+        """Action values [..., A]: the means of what :meth:`forward` returns, [..., A, Z]."""
+        if self.config.head == "c51":
+            return out.softmax(-1) @ self.support(out)
+        return out.mean(-1)
+
+    def support(self, like: Tensor) -> Tensor:
+        """[Z]: the returns that the atoms of c51 stand for."""
+        config = self.config
+        return torch.linspace(config.v_min, config.v_max, config.num_atoms, device=like.device, dtype=like.dtype)
 
 
-def _convolutions(encoder: str, obs_shape: tuple[int, ...]) -> list[nn.Conv2d]:
+class Linear(nn.Linear):
+    """A fully connected layer whose weights may carry learned factorised Gaussian noise (Fortunato et al. 2018, section 3b).
+
+    ``noise_offset`` is where its share of a network's noise vector begins: first one number per input, then one per output.
+    """
+
+    def __init__(self, inputs: int, outputs: int, sigma: float | None, noise_offset: int) -> None:
+        super().__init__(inputs, outputs)
+        self.offset, self.noise_width = noise_offset, 0
+        if sigma is not None:
+            self.noise_width = inputs + outputs
+            self.weight_sigma = nn.Parameter(torch.full((outputs, inputs), sigma / math.sqrt(inputs)))
+            self.bias_sigma = nn.Parameter(torch.full((outputs,), sigma / math.sqrt(inputs)))
+
+    def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
+        if noise is None or not self.noise_width:
+            return super().forward(x)
+        own = noise[self.offset : self.offset + self.noise_width]
+        own = own.sign() * own.abs().sqrt()  # f in eq. 10
+        of_inputs, of_outputs = own[: self.in_features], own[self.in_features :]
+        weight = self.weight + self.weight_sigma * (of_outputs[:, None] * of_inputs)
+        return nn.functional.linear(x, weight, self.bias + self.bias_sigma * of_outputs)
+
+
+def _convolutions(config: AgentConfig, obs_shape: tuple[int, ...]) -> list[nn.Conv2d]:
+    encoder = config.encoder
     if encoder == "mlp":
         return []
     if len(obs_shape) != 3:
-        raise ConfigError(f"agent.encoder {encoder} needs image observations, this environment gives {obs_shape}: use mlp")
+        what = "agent.augment" if config.augment else f"agent.encoder {encoder}"
+        raise ConfigError(f"{what} needs image observations, this environment gives {obs_shape}: use an agent with encoder mlp")
     channels = obs_shape[0]
     if encoder == "minatar":  # Young and Tian 2019
         return [nn.Conv2d(channels, 16, 3)]
     if min(obs_shape[1:]) < 36:
         raise ConfigError(
-            f"agent.encoder nature needs at least 36 x 36 pixels, this environment gives {obs_shape}: use minatar"
+            f"agent.encoder {encoder} needs at least 36 x 36 pixels, this environment gives {obs_shape}: use minatar"
         )
+    if encoder == "der":  # van Hasselt et al. 2019, appendix: "data-efficient" as in Kaixhin's Rainbow
+        return [nn.Conv2d(channels, 32, 5, stride=5), nn.Conv2d(32, 64, 5, stride=5)]
     return [nn.Conv2d(channels, 32, 8, stride=4), nn.Conv2d(32, 64, 4, stride=2), nn.Conv2d(64, 64, 3)]
 
 
@@ -87,31 +155,44 @@ class FlatNetwork:
     parameters one line. ``slices`` says where each named parameter lies: name -> (offset, shape).
     """
 
-    module: nn.Module  # on the meta device: it holds shapes, never values
+    module: QNetwork  # on the meta device: it holds shapes, never values
     slices: dict[str, tuple[int, torch.Size]]
     size: int
+
+    @property
+    def noise_width(self) -> int:
+        """Standard normal numbers that one forward pass takes; 0 without noisy layers."""
+        return self.module.noise_width
 
     def unflatten(self, flat: Tensor) -> dict[str, Tensor]:
         """Views into ``flat`` [P] by parameter name."""
         return {name: flat[offset : offset + math.prod(shape)].view(shape) for name, (offset, shape) in self.slices.items()}
 
-    def apply(self, params: dict[str, Tensor], obs: Tensor) -> Tensor:
-        """Action values [B, A] of observations [B, *obs_shape]."""
-        return functional_call(self.module, params, (obs,))
+    def apply(self, params: dict[str, Tensor], obs: Tensor, noise: Tensor | None = None, tau: Tensor | None = None) -> Tensor:
+        """What the head learns of the return, [B, A, Z], at observations [B, *obs_shape]; see :class:`QNetwork`."""
+        return functional_call(self.module, params, (obs, noise, tau))
+
+    def q_values(self, out: Tensor) -> Tensor:
+        """Action values [..., A] of what ``apply`` returns."""
+        return self.module.q_values(out)
 
     def init(self, generator: torch.Generator) -> Tensor:
-        """Fresh parameters [P]: weights and biases uniform within +-1/sqrt(fan_in), as in Mnih et al. 2015."""
+        """Fresh parameters [P]: weights and biases uniform within +-1/sqrt(fan_in), as in Mnih et al. 2015; noise at
+        noisy_sigma / sqrt(fan_in), as in Fortunato et al. 2018, section 3.2."""
         flat = torch.empty(self.size)
         fan_in = 1
         for name, view in self.unflatten(flat).items():
-            if name.endswith("weight"):  # a layer's weight comes before its bias
+            if name.endswith("weight"):  # a layer's weight comes before its bias and its noise
                 fan_in = math.prod(view.shape[1:])
             bound = 1 / math.sqrt(fan_in)
-            view.uniform_(-bound, bound, generator=generator)
+            if name.endswith("sigma"):
+                view.fill_(self.module.config.noisy_sigma * bound)
+            else:
+                view.uniform_(-bound, bound, generator=generator)
         return flat
 
 
-def flat_network(build: Callable[[], nn.Module]) -> FlatNetwork:
+def flat_network(build: Callable[[], QNetwork]) -> FlatNetwork:
     """Lay the parameters of ``build()`` end to end."""
     module = build().to("meta")
     slices, offset = {}, 0

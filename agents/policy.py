@@ -42,7 +42,7 @@ class Policy:
         """
         single = observation.ndim == len(self.obs_shape)
         obs = torch.from_numpy(np.asarray(observation)[None] if single else np.asarray(observation))
-        action = self.network(obs).argmax(-1).numpy()
+        action = self.network.q_values(self.network(obs)).argmax(-1).numpy()
         if not deterministic and self.epsilon > 0:
             explore = self.generator.random(len(action)) < self.epsilon
             action = np.where(explore, self.generator.integers(0, self.num_actions, len(action)), action)

@@ -19,6 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from agents import priorities
+from agents.priorities import Priorities
 from agents.update import Batch
 
 ACTION, REWARD, TERMINAL, FINAL, AGE = range(5)  # columns of ReplayStorage.meta
@@ -30,6 +32,7 @@ class ReplayStorage(NamedTuple):
     frames: Tensor  # [L, C + M, *frame_shape]: ring of C rows, then M slots for final observations of truncated episodes
     meta: Tensor  # [L, C, 5] float32: action, reward, terminal (0/1), 1 + slot of the final observation (0: none), age
     clock: Tensor  # [2] int64: first row that may be sampled, how many may
+    priorities: Priorities  # of row t of environment e at e x C + t % C; empty where sampling is uniform
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class ReplayLayout:
     n_step: int
     gamma: float
     clip_rewards: bool
+    prioritized: bool = False
+    priority_uniform_share: float = 0.0
 
     @property
     def lanes(self) -> int:
@@ -65,7 +70,8 @@ class ReplayLayout:
     def nbytes(self) -> int:
         """Memory that the replay will take."""
         frame_bytes = math.prod(self.frame_shape) * (1 if self.pixels else 4)
-        return self.lanes * ((self.capacity + self.final_slots) * frame_bytes + self.capacity * 5 * 4)
+        row_bytes = 5 * 4 + (8 if self.prioritized else 0)
+        return self.lanes * ((self.capacity + self.final_slots) * frame_bytes + self.capacity * row_bytes)
 
 
 class Replay:
@@ -79,9 +85,12 @@ class Replay:
             torch.zeros(layout.lanes, rows, *layout.frame_shape, dtype=dtype, device=device),
             torch.zeros(layout.lanes, layout.capacity, 5, device=device),
             torch.zeros(2, dtype=torch.int64, device=device),
+            priorities.no_priorities(layout.seeds, layout.envs_per_seed * layout.capacity if layout.prioritized else 0, device),
         )
         # On a CPU the rows are written through numpy views of the same memory: a tenth of the cost of a tensor operation.
-        self._frames, self._meta, self._clock = (t.numpy() if device.type == "cpu" else t for t in self.storage)
+        views: Any = torch.utils._pytree.tree_map(lambda t: t.numpy() if device.type == "cpu" else t, self.storage)
+        self._frames, self._meta, self._clock, self._priorities = views
+        self._first_rows = np.arange(layout.envs_per_seed) * layout.capacity  # of each environment, among a seed's priorities
         self.row = -1  # rows begun so far, minus one: the current row
         self._age = np.zeros(layout.lanes, dtype=np.int64)  # steps since the episode began, per lane
         self._truncations = np.zeros(layout.lanes, dtype=np.int64)
@@ -97,12 +106,23 @@ class Replay:
 
     def begin(self, obs: NDArray[Any]) -> None:
         """Store the newest frame of the observations [L, *obs_shape] in which the agent is about to act."""
+        before = self._window()
         self.row += 1
         at = self.row % self.layout.capacity
         frame = obs[:, -1] if self.layout.stack > 1 else obs
         self._frames[:, at] = self._like(self._frames, frame)
         self._meta[:, at, AGE] = self._like(self._meta, np.minimum(self._age, self.layout.stack))
         self._clock[0], self._clock[1] = self._window()
+        if self.layout.prioritized:
+            self._move_priorities(before, self._window())
+
+    def _move_priorities(self, before: tuple[int, int], after: tuple[int, int]) -> None:
+        """Rows that may be sampled from now on start with the largest priority so far, rows that no longer may get none."""
+        for row in range(sum(before), sum(after)):
+            rows = self._first_rows + row % self.layout.capacity
+            priorities.write_rows(self._priorities, rows, self._priorities.largest[:, None])
+        for row in range(before[0], after[0]):
+            priorities.write_rows(self._priorities, self._first_rows + row % self.layout.capacity, 0.0)
 
     def complete(
         self,
@@ -140,37 +160,63 @@ class Replay:
     def _like(self, destination: Any, values: Any) -> Any:
         return values if isinstance(destination, np.ndarray) else torch.as_tensor(values, device=destination.device)
 
+    def _tensors(self) -> dict[str, Tensor]:
+        named = self.storage._asdict()
+        return named | {f"priorities.{name}": t for name, t in named.pop("priorities")._asdict().items()}
+
     def state_dict(self) -> dict[str, Any]:
         return {
-            **self.storage._asdict(),
+            **self._tensors(),
             "row": self.row,
             "age": torch.from_numpy(self._age.copy()),
             "truncations": torch.from_numpy(self._truncations.copy()),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, tensor in self.storage._asdict().items():
+        for name, tensor in self._tensors().items():
             tensor.copy_(state[name])
         self.row = state["row"]
         self._age = state["age"].numpy().copy()
         self._truncations = state["truncations"].numpy().copy()
 
 
-def sample(layout: ReplayLayout, storage: ReplayStorage, uniform: Tensor) -> Batch:
-    """Transitions [S, B, ...] drawn uniformly over rows and environments of each seed.
+def sample(layout: ReplayLayout, storage: ReplayStorage, uniform: Tensor, importance_exponent: Tensor) -> tuple[Batch, Tensor]:
+    """Transitions [S, B, ...] of each seed, and where their priorities are, [S, B].
+
+    They are drawn uniformly over rows and environments, or in proportion to their priorities, which importance weights make up for.
 
     Args:
         uniform: [S, B] float64 in [0, 1). Single precision could not reach every row of a million evenly.
+        importance_exponent: [] of the weights.
     """
     first, count = storage.clock[0], storage.clock[1]
-    draw = (uniform * (count * layout.envs_per_seed)).long()
     seed = torch.arange(layout.seeds, device=uniform.device)[:, None]
-    lane = seed * layout.envs_per_seed + draw // count
-    return gather(layout, storage, lane, first + draw % count)
+    if not layout.prioritized:
+        env, row = _uniform_row(layout, first, count, uniform)
+        return gather(layout, storage, seed * layout.envs_per_seed + env, row), env * layout.capacity + row % layout.capacity
+    share = layout.priority_uniform_share
+    at, probability = priorities.draw(storage.priorities, ((uniform - share) / (1 - share)).clamp(min=0))
+    rows = count * layout.envs_per_seed
+    if share > 0:  # one number decides whether the draw is uniform, and its remainder where it goes
+        env, row = _uniform_row(layout, first, count, (uniform / share).clamp(max=1 - 1e-12))
+        at = torch.where(uniform < share, env * layout.capacity + row % layout.capacity, at)
+        value = storage.priorities.value.flatten(1).gather(1, at) / storage.priorities.block_sum.sum(-1, keepdim=True)
+        probability = (1 - share) * value + share / rows
+    env, slot = at // layout.capacity, at % layout.capacity
+    row = first + (slot - first) % layout.capacity
+    weight = priorities.importance_weights(probability, rows, importance_exponent)
+    batch = gather(layout, storage, seed * layout.envs_per_seed + env, row)
+    return batch._replace(weight=weight.float()), at
+
+
+def _uniform_row(layout: ReplayLayout, first: Tensor, count: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """Environment and row, [S, B] each."""
+    draw = (uniform * (count * layout.envs_per_seed)).long()
+    return draw // count, first + draw % count
 
 
 def gather(layout: ReplayLayout, storage: ReplayStorage, lane: Tensor, row: Tensor) -> Batch:
-    """The n-step transitions that start at ``row`` of ``lane``, both [S, B] int64."""
+    """The n-step transitions that start at ``row`` of ``lane``, both [S, B] int64; all weights are 1."""
     capacity, n = layout.capacity, layout.n_step
     meta = storage.meta.view(-1, 5)
     offsets = torch.arange(n, device=row.device)
@@ -195,6 +241,7 @@ def gather(layout: ReplayLayout, storage: ReplayStorage, lane: Tensor, row: Tens
         reward=(alive * powers * reward).sum(-1),
         discount=discount,
         next_obs=_stack(layout, storage, lane, last + 1, torch.where(slot > 0, age + 1, next_age), slot),
+        weight=torch.ones_like(discount),
     )
 
 

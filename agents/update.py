@@ -13,7 +13,10 @@ from torch import Tensor
 from torch.func import grad_and_value
 
 from agents.config import AgentConfig
+from agents.heads import categorical_projection, huber, log_policy, munchausen_bonus, quantile_huber_loss
 from agents.networks import FlatNetwork
+
+MAX_PRIORITY = 100.0  # before the exponent; dqn_zoo, rainbow/agent.py
 
 
 class Batch(NamedTuple):
@@ -24,6 +27,19 @@ class Batch(NamedTuple):
     reward: Tensor  # [B] discounted sum of the rewards up to the bootstrap
     discount: Tensor  # [B] gamma^k of the bootstrap, 0 after a termination or life loss
     next_obs: Tensor  # [B, *obs_shape] where to bootstrap
+    weight: Tensor  # [B] importance weight, 1 where sampling is uniform
+
+
+class UpdateNoise(NamedTuple):
+    """The random numbers of one update of one seed, a sample of its own for every network that is looked at.
+
+    The first axis is online at obs, target, online at next_obs (for double). Without noisy layers W is 0, without iqn the N are.
+    """
+
+    normal: Tensor  # [3, W] standard normal
+    tau: Tensor  # [B, N] of the prediction
+    tau_target: Tensor  # [B, N'] of the target
+    tau_select: Tensor  # [B, K] for the values that choose the bootstrap action
 
 
 class OptState(NamedTuple):
@@ -42,51 +58,140 @@ class Metrics(NamedTuple):
     grad_norm: Tensor
 
 
-Update = Callable[[Tensor, Tensor, OptState, Batch], tuple[Tensor, OptState, Tensor, Metrics]]
+class Bootstrap(NamedTuple):
+    """The return of a transition as K weighted possibilities."""
+
+    returns: Tensor  # [B, K]
+    weights: Tensor  # [B, K], each row summing to 1; only c51 tells them apart
 
 
-def td_target(q_next_target: Tensor, q_next_online: Tensor | None, reward: Tensor, discount: Tensor) -> Tensor:
-    """TD target [B]: r + discount * Q_target(s', a*), where a* maximises Q_target, or Q_online in double Q-learning.
+Update = Callable[[Tensor, Tensor, OptState, Batch, UpdateNoise], tuple[Tensor, OptState, Tensor, Metrics]]
+Params = dict[str, Tensor]
+
+
+def td_target(next_returns: Tensor, q_select: Tensor, reward: Tensor, discount: Tensor) -> Tensor:
+    """TD targets [B, Z]: r + discount * Z_target(s', a*), a* the action that ``q_select`` [B, A] values most.
 
     Args:
-        q_next_target: [B, A] target network at the bootstrap observation.
-        q_next_online: [B, A] online network there (van Hasselt et al. 2016, eq. 4), or None for plain Q-learning.
+        next_returns: [B, A, Z] what the target network says of s': the action value (Z = 1), or quantiles of the return.
+        q_select: [B, A] action values at s' of the target network, or of the online one in double Q-learning (van Hasselt et al.
+            2016, eq. 4).
     """
-    selector = q_next_target if q_next_online is None else q_next_online
-    best = selector.argmax(dim=-1, keepdim=True)
-    return reward + discount * q_next_target.gather(-1, best).squeeze(-1)
+    return reward[:, None] + discount[:, None] * best_action(next_returns, q_select)
 
 
-def huber(x: Tensor) -> Tensor:
-    """Huber loss with threshold 1: its gradient is the TD error clipped to -1..1 (Mnih et al. 2015, Methods)."""
-    size = x.abs()
-    return torch.where(size < 1, 0.5 * x * x, size - 0.5)
+def best_action(values: Tensor, q_select: Tensor) -> Tensor:
+    """``values`` [B, A, Z] at the action that ``q_select`` [B, A] values most: [B, Z]."""
+    best = q_select.argmax(dim=-1)
+    return values.gather(1, best[:, None, None].expand(-1, 1, values.shape[-1])).squeeze(1)
 
 
 def make_update(config: AgentConfig, network: FlatNetwork) -> Update:
-    """The pure update of one seed: ``(params [P], target [P], optimiser state, batch) -> (params, state, |TD error| [B], metrics)``."""
-    loss_of = huber if config.loss == "huber" else torch.square
+    """The pure update of one seed.
+
+    ``(params [P], target [P], optimiser state, batch, noise) -> (params, optimiser state, priorities [B], metrics)``; a priority
+    is what prioritised sampling goes by, before the exponent.
+    """
     step = adam_step if config.optimiser == "adam" else rmsprop_step
+    bootstrap = _munchausen_bootstrap if config.munchausen else _greedy_bootstrap
+    loss_of = {"scalar": _scalar_loss, "c51": _categorical_loss, "qr": _quantile_loss, "iqn": _quantile_loss}[config.head]
 
-    def loss_fn(params: dict[str, Tensor], target: dict[str, Tensor], batch: Batch) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        q = network.apply(params, batch.obs)
-        q_next_online = network.apply(params, batch.next_obs).detach() if config.double else None
-        q_next_target = network.apply(target, batch.next_obs).detach()
-        goal = td_target(q_next_target, q_next_online, batch.reward, batch.discount)
-        td_error = goal - q.gather(-1, batch.action[:, None]).squeeze(-1)
-        return loss_of(td_error).mean(), (td_error.abs().detach(), q.mean().detach())
+    def loss_fn(params: Params, target: Params, batch: Batch, noise: UpdateNoise) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        tau = noise.tau if config.head == "iqn" else None
+        out = network.apply(params, batch.obs, noise.normal[0], tau)  # [B, A, Z]
+        with torch.no_grad():
+            goal = bootstrap(config, network, params, target, batch, noise)
+        chosen = out.gather(1, batch.action[:, None, None].expand(-1, 1, out.shape[-1])).squeeze(1)  # [B, Z]
+        losses, priorities = loss_of(config, network, chosen, tau, goal)
+        mean_q = network.q_values(out).mean()
+        return (batch.weight * losses).mean(), (priorities.detach(), mean_q.detach())
 
-    def update(params: Tensor, target: Tensor, state: OptState, batch: Batch) -> tuple[Tensor, OptState, Tensor, Metrics]:
+    def update(
+        params: Tensor, target: Tensor, state: OptState, batch: Batch, noise: UpdateNoise
+    ) -> tuple[Tensor, OptState, Tensor, Metrics]:
         grad_fn = grad_and_value(loss_fn, has_aux=True)
-        grads, (loss, (td_error, mean_q)) = grad_fn(network.unflatten(params), network.unflatten(target), batch)
+        grads, (loss, (priorities, mean_q)) = grad_fn(network.unflatten(params), network.unflatten(target), batch, noise)
         gradient = torch.cat([grads[name].flatten() for name in network.slices])
         norm = gradient.square().sum().sqrt()
         if config.max_grad_norm is not None:
             gradient = gradient * (config.max_grad_norm / norm.clamp(min=config.max_grad_norm))
         params, state = step(params, gradient, state, config.learning_rate, config.optimiser_eps)
-        return params, state, td_error, Metrics(loss, mean_q, norm)
+        return params, state, priorities.clamp(max=MAX_PRIORITY), Metrics(loss, mean_q, norm)
 
     return update
+
+
+def _greedy_bootstrap(
+    config: AgentConfig, network: FlatNetwork, params: Params, target: Params, batch: Batch, noise: UpdateNoise
+) -> Bootstrap:
+    """The return under the best next action, which the target network chooses, or the online one in double Q-learning."""
+    iqn = config.head == "iqn"
+    out = network.apply(target, batch.next_obs, noise.normal[1], noise.tau_target if iqn else None)
+    if config.double:
+        q_select = network.q_values(network.apply(params, batch.next_obs, noise.normal[2], noise.tau_select if iqn else None))
+    elif iqn:
+        q_select = network.q_values(network.apply(target, batch.next_obs, noise.normal[1], noise.tau_select))
+    else:
+        q_select = network.q_values(out)
+    if config.head == "c51":
+        returns = batch.reward[:, None] + batch.discount[:, None] * network.module.support(out)
+        return Bootstrap(returns, best_action(out, q_select).softmax(-1))
+    returns = td_target(out, q_select, batch.reward, batch.discount)
+    return Bootstrap(returns, torch.full_like(returns, 1 / returns.shape[-1]))
+
+
+def _munchausen_bootstrap(
+    config: AgentConfig, network: FlatNetwork, params: Params, target: Params, batch: Batch, noise: UpdateNoise
+) -> Bootstrap:
+    """The return under the softmax policy of the target network, with its entropy, and the log-policy in the reward.
+
+    Vieillard et al. 2020, eq. 2 (M-DQN) and appendix B.2 (M-IQN). With n-step returns only the first reward gets its bonus, as in
+    BTR (Clark et al. 2024): the others would need the observations in between.
+    """
+    iqn, temperature = config.head == "iqn", config.munchausen_temperature
+    out = network.apply(target, batch.next_obs, noise.normal[1], noise.tau_target if iqn else None)
+    q_next = network.q_values(out)
+    if iqn:
+        q_next = network.q_values(network.apply(target, batch.next_obs, noise.normal[1], noise.tau_select))
+    q_now = network.q_values(network.apply(target, batch.obs, noise.normal[1], noise.tau_select if iqn else None))
+    bonus = munchausen_bonus(q_now, batch.action, config.munchausen_alpha, temperature, config.munchausen_clip)
+    scaled_log = log_policy(q_next, temperature)  # [B, A]
+    policy = (scaled_log / temperature).exp()
+    reward, discount = (batch.reward + bonus)[:, None], batch.discount[:, None]
+    if config.head == "c51":
+        support = network.module.support(out)
+        returns = reward[..., None] + discount[..., None] * (support - scaled_log[..., None])  # [B, A, Z]
+        return Bootstrap(returns.flatten(1), (policy[..., None] * out.softmax(-1)).flatten(1))
+    returns = reward + discount * (policy[..., None] * (out - scaled_log[..., None])).sum(1)
+    return Bootstrap(returns, torch.full_like(returns, 1 / returns.shape[-1]))
+
+
+# The losses of the heads: (config, network, prediction [B, Z] of the action taken, tau, goal) -> losses [B], priorities [B].
+
+
+def _scalar_loss(
+    config: AgentConfig, network: FlatNetwork, chosen: Tensor, tau: Tensor | None, goal: Bootstrap
+) -> tuple[Tensor, Tensor]:
+    td_error = (goal.returns - chosen).squeeze(-1)
+    return (huber(td_error) if config.loss == "huber" else torch.square(td_error)), td_error.abs()
+
+
+def _categorical_loss(
+    config: AgentConfig, network: FlatNetwork, chosen: Tensor, tau: Tensor | None, goal: Bootstrap
+) -> tuple[Tensor, Tensor]:
+    projected = categorical_projection(network.module.support(chosen), goal.returns, goal.weights)
+    cross_entropy = -(projected * chosen.log_softmax(-1)).sum(-1)
+    return cross_entropy, cross_entropy
+
+
+def _quantile_loss(
+    config: AgentConfig, network: FlatNetwork, chosen: Tensor, tau: Tensor | None, goal: Bootstrap
+) -> tuple[Tensor, Tensor]:
+    if tau is None:
+        count = chosen.shape[-1]
+        tau = (torch.arange(count, device=chosen.device, dtype=chosen.dtype) + 0.5) / count
+    loss = quantile_huber_loss(chosen, tau, goal.returns)
+    return loss, loss
 
 
 def adam_step(params: Tensor, gradient: Tensor, state: OptState, learning_rate: float, eps: float) -> tuple[Tensor, OptState]:

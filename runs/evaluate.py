@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agents.learner import Learner, generator
+from agents.learner import Learner
+from agents.noise import EVAL_STREAM, generator
 from envs import World, lane_seeds, make
 from runs.counters import Ints
 
-EVAL_STREAM = 3  # beside the learner's own streams of random numbers
 MAX_ATARI_LANES = 10  # emulators per seed: each costs memory and the time to load a game
 
 

@@ -12,9 +12,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from agents.config import AgentConfig
-from agents.learner import q_network
+from agents.learner import noise_widths, q_network, split_noise
 from agents.replay import ReplayLayout
-from agents.update import Batch, OptState, make_update
+from agents.update import Batch, OptState, UpdateNoise, make_update
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,12 @@ def flop_costs(config: AgentConfig, layout: ReplayLayout, num_actions: int) -> F
     params = torch.empty(network.size, device=meta)
     obs = torch.empty(size, *layout.obs_shape, dtype=torch.uint8 if layout.pixels else torch.float32, device=meta)
     scalar = torch.empty(size, device=meta)
-    batch = Batch(obs, torch.empty(size, dtype=torch.int64, device=meta), scalar, scalar, obs)
+    batch = Batch(obs, torch.empty(size, dtype=torch.int64, device=meta), scalar, scalar, obs, scalar)
+    uniforms, normals = (torch.empty(1, sum(widths), device=meta) for widths in noise_widths(config, network))
+    noise = UpdateNoise(*(tensor[0] for tensor in split_noise(config, network, uniforms, normals)[1]))
     state = OptState(params, params, torch.empty((), device=meta))
     with FlopCounterMode(display=False) as forward:
-        network.apply(network.unflatten(params), obs[:1])
+        network.q_values(network.apply(network.unflatten(params), obs[:1]))
     with FlopCounterMode(display=False) as update:
-        make_update(config, network)(params, params, state, batch)
+        make_update(config, network)(params, params, state, batch, noise)
     return FlopCosts(forward.get_total_flops(), update.get_total_flops())

@@ -69,6 +69,8 @@ def replay_layout(agent: AgentConfig, world: World, seeds: tuple[int, ...], budg
         n_step=agent.n_step,
         gamma=agent.gamma,
         clip_rewards=agent.clip_rewards,
+        prioritized=agent.prioritized,
+        priority_uniform_share=agent.priority_uniform_share,
     )
 
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from agents.config import AgentConfig
-from agents.learner import NOISE_BLOCK_STEPS, Learner, Noise
+from agents.learner import Learner
+from agents.noise import BLOCK_STEPS, Noise
 from agents.replay import ReplayLayout
 
 CONFIG = AgentConfig(
@@ -121,7 +122,7 @@ def test_what_a_seed_draws_is_its_own_and_does_not_depend_on_its_neighbours() ->
     device = torch.device("cpu")
     both, alone, other = (Noise(seeds, 1, 5, device) for seeds in ((3, 4), (4,), (4,)))
     other_stream = Noise((4,), 2, 5, device)
-    for _ in range(NOISE_BLOCK_STEPS + 3):
+    for _ in range(BLOCK_STEPS + 3):
         three, four = both.draw()
         assert torch.equal(four, alone.draw()[0])
         assert not torch.equal(three, four)

@@ -27,15 +27,15 @@ def test_minatar_network_is_that_of_the_paper() -> None:
 def test_dueling_has_two_streams_and_joins_them_with_the_mean_advantage() -> None:
     config = AgentConfig(hidden=(8, 6), dueling=True)
     net = QNetwork(config, (3,), 4)
-    assert shapes(config, (3,), 4) == [(8, 3), (6, 8), (6, 8), (1, 6), (4, 6)]
+    assert shapes(config, (3,), 4) == [(8, 3), (6, 8), (1, 6), (6, 8), (4, 6)]
     obs = torch.randn(5, 3)
-    trunk = torch.relu(net.trunk[0](obs))
-    value = net.value(torch.relu(net.value_hidden(trunk)))
-    advantage = net.advantage(torch.relu(net.advantage_hidden(trunk)))
+    trunk = torch.relu(net.trunk[0](obs, None))
+    value = net.value(torch.relu(net.value_hidden(trunk, None)), None)
+    advantage = net.advantage(torch.relu(net.advantage_hidden(trunk, None)), None)
     for b in range(5):
         for a in range(4):
             expected = value[b, 0] + advantage[b, a] - advantage[b].sum() / 4
-            assert net(obs)[b, a].item() == pytest.approx(expected.item(), abs=1e-6)
+            assert net(obs)[b, a, 0].item() == pytest.approx(expected.item(), abs=1e-6)
 
 
 def test_nature_divides_pixels_by_255() -> None:
@@ -44,8 +44,8 @@ def test_nature_divides_pixels_by_255() -> None:
     x = pixels.float() / 255
     for conv in net.convs:
         x = torch.relu(conv(x))
-    expected = net.advantage(torch.relu(net.trunk[0](x.flatten(1))))
-    torch.testing.assert_close(net(pixels), expected, rtol=1e-4, atol=1e-5)
+    expected = net.advantage(torch.relu(net.advantage_hidden(x.flatten(1), None)), None)
+    torch.testing.assert_close(net.q_values(net(pixels)), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_flat_network_computes_what_the_module_computes() -> None:
@@ -62,7 +62,7 @@ def test_flat_network_computes_what_the_module_computes() -> None:
 def test_initial_weights_and_biases_are_uniform_within_one_over_root_fan_in() -> None:
     net = flat_network(lambda: QNetwork(AgentConfig(encoder="nature", hidden=(512,)), (4, 84, 84), 6))
     named = net.unflatten(net.init(torch.Generator().manual_seed(0)))
-    fan_in = {"convs.0": 256, "convs.1": 512, "convs.2": 576, "trunk.0": 3136, "advantage": 512}
+    fan_in = {"convs.0": 256, "convs.1": 512, "convs.2": 576, "advantage_hidden": 3136, "advantage": 512}
     for name, tensor in named.items():
         bound = 1 / math.sqrt(fan_in[name.rsplit(".", 1)[0]])
         assert tensor.abs().max() <= bound

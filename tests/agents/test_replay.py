@@ -14,6 +14,7 @@ from scipy import stats
 from agents.replay import Replay, ReplayLayout, gather, sample
 from agents.update import Batch
 
+PLAIN = torch.zeros(())  # the exponent of importance weights, where sampling is uniform
 LIMIT = 7  # steps: the time limit of the toy game
 
 
@@ -164,7 +165,7 @@ def test_sampling_is_uniform_over_rows_and_environments_of_a_seed() -> None:
     rules = layout(n_step=2, stack=1, frame_shape=(1,), pixels=False, capacity=25)
     replay, lanes = play(rules, 60)
     uniform = torch.rand(2, 40_000, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    batch: Batch = sample(rules, replay.storage, uniform)
+    batch: Batch = sample(rules, replay.storage, uniform, PLAIN)[0]
     for seed in range(2):
         own = np.array([lane.frames[t][0] for lane in lanes[2 * seed : 2 * seed + 2] for t in range(35, 58)])
         counts = np.array([(batch.obs[seed, :, 0].numpy() == value).sum() for value in own])
@@ -180,7 +181,7 @@ def test_sampling_reaches_every_row_of_a_million_evenly() -> None:
     inside = (index + 0.5) / 999_000  # the middle of each row's share of [0, 1)
     storage = Replay(rules, torch.device("cpu")).storage
     storage.frames[0, :999_000, 0] = index.float()
-    batch = sample(rules, storage._replace(clock=clock), inside[None])
+    batch, _ = sample(rules, storage._replace(clock=clock), inside[None], PLAIN)
     np.testing.assert_array_equal(batch.obs[0, :, 0], index.float())
 
 
@@ -205,6 +206,7 @@ def test_state_dict_restores_the_replay_exactly() -> None:
     copy = Replay(rules, torch.device("cpu"))
     copy.load_state_dict(replay.state_dict())
     uniform = torch.rand(2, 64, dtype=torch.float64)
-    for one, other in zip(sample(rules, replay.storage, uniform), sample(rules, copy.storage, uniform), strict=True):
+    ours, theirs = (sample(rules, it.storage, uniform, PLAIN)[0] for it in (replay, copy))
+    for one, other in zip(ours, theirs, strict=True):
         assert torch.equal(one, other)
     assert len(copy) == len(replay)

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from agents.config import AgentConfig
+from agents.heads import huber
 from agents.networks import FlatNetwork, QNetwork, flat_network
-from agents.update import Batch, OptState, adam_step, huber, make_update, rmsprop_step, td_target
+from agents.update import Batch, OptState, UpdateNoise, adam_step, make_update, rmsprop_step, td_target
 
 CONFIG = AgentConfig(hidden=(16, 16), batch_size=8, learning_rate=1e-2)
 
@@ -26,7 +27,12 @@ def batch(size: int = 8, seed: int = 0) -> Batch:
     action = torch.randint(0, 3, (size,), generator=g)
     reward = 3 * torch.randn(size, generator=g)
     discount = torch.where(torch.rand(size, generator=g) < 0.3, 0.0, 0.99)
-    return Batch(obs, action, reward, discount, next_obs)
+    return Batch(obs, action, reward, discount, next_obs, torch.ones(size))
+
+
+def quiet(size: int = 8) -> UpdateNoise:
+    """The noise of an agent that has none."""
+    return UpdateNoise(torch.zeros(3, 0), *torch.zeros(3, size, 0))
 
 
 def fresh(size: int) -> OptState:
@@ -51,8 +57,8 @@ def test_td_target_equals_brute_force(double: bool) -> None:
             value = max(q_target[b])
         expected.append(reward[b] + discount[b] * value)
     tensors = [torch.from_numpy(x) for x in (q_target, q_online, reward, discount)]
-    actual = td_target(tensors[0], tensors[1] if double else None, tensors[2], tensors[3])
-    np.testing.assert_allclose(actual, expected)
+    actual = td_target(tensors[0][..., None], tensors[1] if double else tensors[0], tensors[2], tensors[3])
+    np.testing.assert_allclose(actual[:, 0], expected)
 
 
 def test_huber_is_torchs_smooth_l1() -> None:
@@ -75,16 +81,16 @@ def test_update_equals_autograd_with_torchs_adam(double: bool, loss_name: Litera
     for k in range(5):
         data = batch(seed=k)
         with torch.no_grad():
-            select = module(data.next_obs) if double else frozen(data.next_obs)
+            select = (module if double else frozen)(data.next_obs)[..., 0]
             best = select.max(dim=1).indices
-            goal = data.reward + data.discount * frozen(data.next_obs)[torch.arange(8), best]
-        chosen = module(data.obs)[torch.arange(8), data.action]
+            goal = data.reward + data.discount * frozen(data.next_obs)[torch.arange(8), best, 0]
+        chosen = module(data.obs)[torch.arange(8), data.action, 0]
         loss = loss_of(chosen, goal)
         adam.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(module.parameters(), 1e9)
         adam.step()
-        flat, state, td_error, metrics = update(flat, target, state, data)
+        flat, state, td_error, metrics = update(flat, target, state, data, quiet())
         assert metrics.loss.item() == pytest.approx(loss.item(), rel=1e-5)
         assert metrics.grad_norm.item() == pytest.approx(norm.item(), rel=1e-4)
         torch.testing.assert_close(td_error, (goal - chosen).abs().detach(), rtol=1e-4, atol=1e-5)
@@ -100,14 +106,14 @@ def test_no_gradient_flows_into_the_target_network_or_through_the_bootstrap() ->
         online, target = params(net, 1), params(net, 2).requires_grad_()
         data = batch()._replace(discount=torch.ones(8))
         flat = online.clone().requires_grad_()
-        q = net.apply(net.unflatten(flat), data.obs)[torch.arange(8), data.action]
+        q = net.apply(net.unflatten(flat), data.obs)[torch.arange(8), data.action, 0]
         with torch.no_grad():
             q_next = net.apply(net.unflatten(target), data.next_obs)
-            online_next = net.apply(net.unflatten(flat), data.next_obs) if double else None
-            goal = td_target(q_next, online_next, data.reward, data.discount)
+            select = net.apply(net.unflatten(flat), data.next_obs) if double else q_next
+            goal = td_target(q_next, select[..., 0], data.reward, data.discount)[:, 0]
         (expected,) = torch.autograd.grad(huber(goal - q).mean(), flat)
         sgd_like = make_update(replace(config, optimiser="rmsprop", optimiser_eps=1e12, learning_rate=1e6), net)
-        moved, *_ = sgd_like(online, target, fresh(net.size), data)  # lr / sqrt(eps) = 1: the step is the gradient
+        moved, *_ = sgd_like(online, target, fresh(net.size), data, quiet())  # lr / sqrt(eps) = 1: the step is the gradient
         assert target.grad is None
         torch.testing.assert_close(online - moved.detach(), expected, rtol=1e-3, atol=1e-5)
 
@@ -119,7 +125,7 @@ def test_gradient_clipping_keeps_the_direction_and_bounds_the_norm() -> None:
     steps = []
     for limit in (None, 0.01):
         update = make_update(replace(CONFIG, max_grad_norm=limit, **settings), net)
-        steps.append(online - update(online, params(net, 2), fresh(net.size), batch())[0])
+        steps.append(online - update(online, params(net, 2), fresh(net.size), batch(), quiet())[0])
     assert steps[0].norm() > 0.1
     assert steps[1].norm().item() == pytest.approx(0.01, rel=0.05)
     assert torch.cosine_similarity(steps[0], steps[1], dim=0).item() == pytest.approx(1, abs=1e-2)

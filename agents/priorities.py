@@ -1,0 +1,89 @@
+"""Prioritised sampling without a tree: a sum for every block of priorities, and every operation on whole tensors.
+
+A draw looks for its block among the sums, then for its row inside that block. With blocks as long as there are blocks, both look at
+the square root of the rows: about a thousand numbers of a million. A block's sum is always added up anew, so nothing drifts.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Priorities(NamedTuple):
+    """The priorities of S seeds, raised to the priority exponent; 0 is never drawn. Float64: sums of a million stay exact enough."""
+
+    value: Tensor  # [S, blocks, block_length]
+    block_sum: Tensor  # [S, blocks]
+    largest: Tensor  # [S] the largest ever written: what a new row starts with
+
+
+def block_length(rows: int) -> int:
+    """Rows in a block: the power of two next to the square root."""
+    return 1 << max(0, round(math.log2(rows) / 2))
+
+
+def no_priorities(seeds: int, rows: int, device: torch.device) -> Priorities:
+    """Room for ``rows`` priorities a seed, all 0; the first rows will start with 1."""
+    length = block_length(rows) if rows else 1
+    blocks = -(-rows // length)
+    return Priorities(
+        torch.zeros(seeds, blocks, length, dtype=torch.float64, device=device),
+        torch.zeros(seeds, blocks, dtype=torch.float64, device=device),
+        torch.ones(seeds, dtype=torch.float64, device=device),
+    )
+
+
+def draw(priorities: Priorities, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows [S, B] drawn in proportion to their priority, and the probability [S, B] of each.
+
+    Args:
+        uniform: [S, B] float64 in [0, 1).
+    """
+    seed = torch.arange(uniform.shape[0], device=uniform.device)[:, None]
+    upto = priorities.block_sum.cumsum(-1)
+    total = upto[:, -1:]
+    point = _below(uniform * total, total)
+    block = (upto[:, None, :] <= point[..., None]).sum(-1)
+    inside = priorities.value[seed, block]  # [S, B, block_length]
+    upto_inside = inside.cumsum(-1)
+    before = upto[seed, block] - priorities.block_sum[seed, block]
+    rest = _below(point - before, upto_inside[..., -1])
+    place = (upto_inside <= rest[..., None]).sum(-1)
+    value = inside.gather(-1, place[..., None]).squeeze(-1)
+    return block * inside.shape[-1] + place, value / total
+
+
+def _below(point: Tensor, end: Tensor) -> Tensor:
+    """``point``, held below ``end``: rounding must not lead to the rows of priority 0 behind the last one."""
+    return torch.minimum(point, end * (1 - 1e-12))
+
+
+def write(priorities: Priorities, row: Tensor, value: Tensor) -> None:
+    """Set the priorities of rows [S, B], in place. A row that is named twice takes the larger value, in whatever order they come."""
+    flat = priorities.value.flatten(1)
+    flat.scatter_reduce_(1, row, value, "amax", include_self=False)
+    block = row // priorities.value.shape[-1]
+    seed = torch.arange(row.shape[0], device=row.device)[:, None]
+    priorities.block_sum.scatter_(1, block, priorities.value[seed, block].sum(-1))
+    priorities.largest.copy_(torch.maximum(priorities.largest, value.amax(-1)))
+
+
+def write_rows(priorities: Any, rows: Any, value: Any) -> None:
+    """Set the same few rows [E] of every seed to ``value`` [S, 1], in place; for tensors and for numpy views of them alike."""
+    length = priorities.value.shape[-1]
+    block = rows // length
+    priorities.value[:, block, rows % length] = value
+    priorities.block_sum[:, block] = priorities.value[:, block].sum(-1)
+
+
+def importance_weights(probability: Tensor, rows: Tensor, exponent: Tensor) -> Tensor:
+    """Weights [S, B] that undo the unevenness of the sampling: (rows x probability)^-exponent over the largest of the batch.
+
+    Schaul et al. 2016, section 3.4; divided by the batch's maximum, as dqn_zoo and Dopamine do.
+    """
+    weight = (rows * probability) ** -exponent
+    return weight / weight.amax(-1, keepdim=True)
