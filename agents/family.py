@@ -114,7 +114,266 @@ _DUELING = Member(
     deviations=("The gradient that enters the last convolution is not rescaled by 1/sqrt(2).",),
 )
 
-FAMILY: dict[str, Member] = {member.name: member for member in (_DQN, _DOUBLE, _DUELING)}
+_PRIORITIZED = Member(
+    name="prioritized",
+    parent="double",
+    paper="Schaul, Quan, Antonoglou and Silver 2016, Prioritized experience replay, arXiv 1511.05952",
+    idea="Transitions are sampled in proportion to their last TD error; importance weights make up for it.",
+    changes={"prioritized": True, "priority_exponent": 0.6, "priority_uniform_share": 1e-3},
+    by_domain={
+        "classic": {"importance_anneal_steps": 50_000},
+        "minatar": {"importance_anneal_steps": 1_000_000},
+        # dqn_zoo, prioritized/run_atari.py: a quarter of the learning rate, and the epsilon under the root with it.
+        "atari": {
+            "learning_rate": 2.5e-4 / 4,
+            "optimiser_eps": 0.01 / 32**2 / 4**2,
+            "importance_anneal_steps": 50_000_000,
+        },
+    },
+    deviations=(
+        "The priority is |TD error|, one transition in a thousand is drawn uniformly (dqn_zoo); the paper adds a constant instead.",
+        "Outside Atari the learning rate is not divided by four.",
+    ),
+)
+
+_N_STEP = Member(
+    name="n-step",
+    parent="dqn",
+    paper="Sutton 1988, Learning to predict by the methods of temporal differences; as in Hessel et al. 2018, arXiv 1710.02298",
+    idea="Three rewards are summed before bootstrapping.",
+    changes={"n_step": 3},
+    deviations=("The return is not corrected for being off-policy, as in Rainbow.",),
+)
+
+_NOISY = Member(
+    name="noisy",
+    parent="dqn",
+    paper="Fortunato et al. 2018, Noisy networks for exploration, arXiv 1706.10295",
+    idea="Learned noise on the weights of the fully connected layers explores, instead of epsilon.",
+    changes={"noisy": True, "noisy_sigma": 0.5, "epsilon_start": 0.0, "epsilon_end": 0.0, "epsilon_decay_steps": 0},
+    deviations=("The noise is drawn for every step; the paper draws it after every update.",),
+)
+
+_C51 = Member(
+    name="c51",
+    parent="dqn",
+    paper="Bellemare, Dabney and Munos 2017, A distributional perspective on reinforcement learning, arXiv 1707.06887",
+    idea="A histogram of the return is learned instead of its mean.",
+    changes={"head": "c51"},
+    by_domain={
+        # Wide enough for the discounted returns of all four tasks; the published 51 atoms would be 8 points apart.
+        "classic": {"num_atoms": 101, "v_min": -200.0, "v_max": 200.0},
+        # Ceron and Castro 2021, Configs/c51_*.gin of revisiting_rainbow.
+        "minatar": {"num_atoms": 51, "v_min": -100.0, "v_max": 100.0, "learning_rate": 1e-4},
+        # dqn_zoo, c51/run_atari.py.
+        "atari": {
+            "num_atoms": 51,
+            "v_min": -10.0,
+            "v_max": 10.0,
+            "optimiser": "adam",
+            "optimiser_eps": 0.01 / 32,
+            "max_grad_norm": 10.0,
+            "epsilon_end": 0.01,
+        },
+    },
+)
+
+_QRDQN = Member(
+    name="qrdqn",
+    parent="dqn",
+    paper="Dabney, Rowland, Bellemare and Munos 2018, Distributional RL with quantile regression, arXiv 1710.10044",
+    idea="Quantiles of the return are learned at fixed midpoints.",
+    changes={"head": "qr"},
+    by_domain={
+        "classic": {"num_quantiles": 51},
+        "minatar": {"num_quantiles": 51, "learning_rate": 1e-4},
+        # dqn_zoo, qrdqn/run_atari.py.
+        "atari": {
+            "num_quantiles": 201,
+            "optimiser": "adam",
+            "learning_rate": 5e-5,
+            "optimiser_eps": 0.01 / 32,
+            "max_grad_norm": 10.0,
+            "epsilon_end": 0.01,
+        },
+    },
+    deviations=("201 quantiles on Atari as in dqn_zoo, so that one is the median; the paper has 200.",),
+)
+
+_IQN = Member(
+    name="iqn",
+    parent="qrdqn",
+    paper="Dabney, Ostrovski, Silver and Munos 2018, Implicit quantile networks, arXiv 1806.06923",
+    idea="The quantile is an input: any of them can be asked for, and every update draws new ones.",
+    changes={"head": "iqn"},
+    by_domain={
+        "classic": {"num_tau": 8, "num_tau_target": 8, "num_tau_act": 32},
+        "minatar": {"num_tau": 8, "num_tau_target": 8, "num_tau_act": 32},
+        # dqn_zoo, iqn/run_atari.py: no gradient clipping, learning starts after 2 % of the capacity.
+        "atari": {
+            "num_tau": 64,
+            "num_tau_target": 64,
+            "num_tau_act": 64,
+            "max_grad_norm": None,
+            "learning_starts_steps": 20_000,
+        },
+    },
+    deviations=(
+        "Evaluations take the mean of evenly spaced quantiles instead of drawn ones, so that they are deterministic.",
+        "8 quantiles an update outside Atari: the paper's figure 2 finds little to gain beyond, and the work grows with them.",
+    ),
+)
+
+_MUNCHAUSEN = Member(
+    name="munchausen",
+    parent="dqn",
+    paper="Vieillard, Pietquin and Geist 2020, Munchausen reinforcement learning, arXiv 2007.14430 (M-DQN)",
+    idea="The log-probability of the action taken is added to the reward, and the bootstrap is soft.",
+    changes={"munchausen": True},
+    # google-research, munchausen_rl/configs/atari.gin; target copies every 8,000 steps.
+    by_domain={
+        "atari": {
+            "optimiser": "adam",
+            "learning_rate": 5e-5,
+            "optimiser_eps": 3.125e-4,
+            "target_period_updates": 2_000,
+            "learning_starts_steps": 20_000,
+            "epsilon_end": 0.01,
+            "epsilon_decay_steps": 250_000,
+        },
+    },
+    deviations=(
+        "The paper plays with sticky actions and without a signal at life losses: use `--protocol sticky` for that.",
+        "Log-policies are clipped to [l0, 0]; the authors' code for M-DQN clips at 1 above, which never binds.",
+    ),
+)
+
+_MUNCHAUSEN_IQN = Member(
+    name="munchausen-iqn",
+    parent="iqn",
+    paper="Vieillard, Pietquin and Geist 2020, Munchausen reinforcement learning, arXiv 2007.14430 (M-IQN)",
+    idea="Munchausen's reward and soft bootstrap with implicit quantiles.",
+    changes={"munchausen": True},
+    by_domain={
+        "atari": {
+            "num_tau_act": 32,
+            "optimiser_eps": 3.125e-4,
+            "target_period_updates": 2_000,
+            "epsilon_decay_steps": 250_000,
+        },
+    },
+    deviations=("As for munchausen.",),
+)
+
+_RAINBOW = Member(
+    name="rainbow",
+    parent="c51",
+    paper="Hessel et al. 2018, Rainbow: combining improvements in deep reinforcement learning, arXiv 1710.02298",
+    idea="All six parts: double, dueling, prioritised, three-step returns, histogram, noise instead of epsilon.",
+    changes={
+        "double": True,
+        "dueling": True,
+        "prioritized": True,
+        "priority_exponent": 0.5,
+        "priority_uniform_share": 1e-3,
+        "n_step": 3,
+        "noisy": True,
+        "epsilon_start": 0.0,
+        "epsilon_end": 0.0,
+        "epsilon_decay_steps": 0,
+    },
+    by_domain={
+        "classic": {"noisy_sigma": 0.5, "importance_anneal_steps": 50_000},
+        "minatar": {"noisy_sigma": 0.5, "importance_anneal_steps": 1_000_000},
+        # dqn_zoo, rainbow/run_atari.py; target copies every 8,000 steps.
+        "atari": {
+            "noisy_sigma": 0.1,
+            "learning_rate": 6.25e-5,
+            "optimiser_eps": 0.005 / 32,
+            "target_period_updates": 2_000,
+            "learning_starts_steps": 20_000,
+            "importance_anneal_steps": 50_000_000,
+        },
+    },
+    deviations=(
+        "sigma_0 0.1 on Atari as in dqn_zoo; the paper gives 0.5 for noise drawn once a step and shared by the batch.",
+        "The priority is the cross-entropy (dqn_zoo); the paper's KL divergence differs by the entropy of the target.",
+    ),
+)
+
+_DER = Member(
+    name="der",
+    parent="rainbow",
+    paper="van Hasselt, Hessel and Aslanides 2019, When to use parametric models in RL?, arXiv 1906.05243",
+    idea="Rainbow for 100,000 steps: an update every step, 20-step returns, a small network.",
+    changes={
+        "n_step": 20,
+        "replay_ratio": 1.0,
+        "learning_starts_steps": 1_600,
+        "replay_capacity": 100_000,
+        "importance_anneal_steps": 98_400,
+        "priority_uniform_share": 0.0,
+        "learning_rate": 1e-4,
+    },
+    by_domain={
+        "classic": {"learning_starts_steps": 500},
+        "minatar": {"noisy_sigma": 0.1},
+        "atari": {"encoder": "der", "hidden": (256,), "optimiser_eps": 1.5e-4},
+    },
+    deviations=(
+        "There are three published DERs. This is the one of van Hasselt et al. with the details of Kaixhin's Rainbow (n 20, target "
+        "every 2,000 updates, 1e-4, hidden 256, two convolutions); Dopamine's has n 10, the Nature network and an epsilon of 0.01.",
+    ),
+)
+
+_DRQ_EPS = Member(
+    name="drq_eps",
+    parent="dueling",
+    paper="Yarats, Kostrikov and Fergus 2021, Image augmentation is all you need, with Agarwal et al. 2021, arXiv 2108.13264",
+    idea="Random shifts and brightness of the images of every update, ten-step returns, an update every step.",
+    changes={
+        "augment": True,
+        "n_step": 10,
+        "replay_ratio": 1.0,
+        "learning_starts_steps": 1_600,
+        "replay_capacity": 100_000,
+        "target_period_updates": 1,
+        "optimiser": "adam",
+        "learning_rate": 1e-4,
+        "optimiser_eps": 1.5e-4,
+        "max_grad_norm": None,
+        "epsilon_end": 0.01,
+        "epsilon_decay_steps": 5_000,
+    },
+    by_domain={
+        "classic": {"augment": False},  # there are no images
+        "minatar": {"shift_pixels": 1, "intensity_scale": 0.0},  # 10 x 10 planes of zeros and ones
+    },
+    deviations=(
+        "Dopamine's labs/atari_100k/configs/DrQ_eps.gin, not the authors' DrQ: epsilon 0.01 in training and 0.001 in evaluation.",
+        "On control tasks there is nothing to augment: what is left is a ten-step dueling double agent.",
+    ),
+)
+
+FAMILY: dict[str, Member] = {
+    member.name: member
+    for member in (
+        _DQN,
+        _DOUBLE,
+        _DUELING,
+        _DRQ_EPS,
+        _PRIORITIZED,
+        _N_STEP,
+        _NOISY,
+        _C51,
+        _RAINBOW,
+        _DER,
+        _QRDQN,
+        _IQN,
+        _MUNCHAUSEN_IQN,
+        _MUNCHAUSEN,
+    )
+}
 
 
 class UnknownAgent(ValueError):
@@ -133,7 +392,7 @@ def agent_config(name: str, domain: str) -> AgentConfig:
     """The settings of a named agent in a domain: its parent's, with its own differences. Raises UnknownAgent."""
     entry = member(name)
     base = AgentConfig() if entry.parent is None else agent_config(entry.parent, domain)
-    return replace(base, **entry.changes, **entry.by_domain.get(domain, {}))
+    return replace(base, **(entry.changes | entry.by_domain.get(domain, {})))
 
 
 def differences(entry: Member) -> dict[str, dict[str, Any]]:
