@@ -334,17 +334,38 @@ def family_tree(name: str | None = None, depth: int = 0) -> str:
 
 
 def agent_page(name: str) -> str:
-    """Everything about one agent: paper, deviations, settings in each domain."""
+    """Everything about one agent: paper, deviations, settings in each domain, and where they come from."""
     from agents.family import DOMAINS as domains
-    from agents.family import agent_config, member
+    from agents.family import agent_config, differences, lineage, member
 
     entry = member(name)
     settings = {domain: asdict(agent_config(name, domain)) for domain in domains}
-    rows = [f"  {'':<24}" + "".join(f"{domain:>16}" for domain in domains)]
-    rows += [f"  {key:<24}" + "".join(f"{settings[domain][key]!s:>16}" for domain in domains) for key in settings["classic"]]
+    own = {domain: differences(entry).get("all", {}) | differences(entry).get(domain, {}) for domain in domains}
+
+    def cell(domain: str, key: str) -> str:
+        return f"{settings[domain][key]!s}{'*' if key in own[domain] else ' '}"
+
+    rows = [f"  {'':<26}" + "".join(f"{domain:>16} " for domain in domains)]
+    rows += [f"  {key:<26}" + "".join(f"{cell(domain, key):>17}" for domain in domains) for key in settings["classic"]]
     deviations = [f"  - {text}" for text in entry.deviations] or ["  none"]
+    sources = [f"  {it.name}: {it.paper}" for it in lineage(name)]
+    sources += [f"  {it.name}, {domain}: {text}" for it in lineage(name) for domain, text in it.sources.items()]
     title = f"{entry.name}" + (f" (child of {entry.parent})" if entry.parent else "")
-    return "\n".join([title, entry.idea, entry.paper, "", "deliberate deviations:", *deviations, "", "settings:", *rows])
+    return "\n".join(
+        [
+            title,
+            entry.idea,
+            "",
+            "deliberate deviations:",
+            *deviations,
+            "",
+            "settings (* differs from the parent's or is set anew):",
+            *rows,
+            "",
+            "sources, nearest first:",
+            *sources,
+        ]
+    )
 
 
 def _settings(changes: dict[str, Any]) -> str:

@@ -28,6 +28,8 @@ class Member:
     """Settings that differ from the parent in every domain."""
     by_domain: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Settings that differ from the parent in one domain."""
+    sources: dict[str, str] = field(default_factory=dict)
+    """Where the settings of a domain come from, beside the paper."""
     deviations: tuple[str, ...] = ()
     """Where this deliberately is not what the paper did, and why."""
 
@@ -38,7 +40,6 @@ _DQN = Member(
     paper="Mnih et al. 2015, Human-level control through deep reinforcement learning, Nature 518:529",
     idea="Q-learning with a replay memory and a target network.",
     by_domain={
-        # Settings found here on CartPole-v1 (docs/measurements.md), not published ones.
         "classic": {
             "encoder": "mlp",
             "hidden": (128, 128),
@@ -55,7 +56,6 @@ _DQN = Member(
             "epsilon_end": 0.05,
             "epsilon_decay_steps": 5_000,
         },
-        # Ceron and Castro 2021 (Revisiting Rainbow), with the fully connected layer of Young and Tian 2019.
         "minatar": {
             "encoder": "minatar",
             "hidden": (128,),
@@ -70,7 +70,6 @@ _DQN = Member(
             "epsilon_end": 0.01,
             "epsilon_decay_steps": 250_000,
         },
-        # dqn_zoo, dqn/run_atari.py: 4e4 frames between target copies are 10,000 steps and 2,500 updates.
         "atari": {
             "encoder": "nature",
             "hidden": (512,),
@@ -87,6 +86,11 @@ _DQN = Member(
             "clip_rewards": True,
         },
     },
+    sources={
+        "classic": "found here on CartPole-v1 (docs/measurements.md), not published",
+        "minatar": "Ceron and Castro 2021 (revisiting_rainbow, Configs), with the fully connected layer of Young and Tian 2019",
+        "atari": "dqn_zoo, dqn/run_atari.py: 40,000 frames between target copies are 2,500 updates",
+    },
     deviations=(
         "The paper counts 10,000 updates between target copies; dqn_zoo, which we follow, counts 10,000 steps (2,500 updates).",
         "The update may not yet sample the transition of the step in progress, so that it can run while the emulator works.",
@@ -99,8 +103,8 @@ _DOUBLE = Member(
     paper="van Hasselt, Guez and Silver 2016, Deep reinforcement learning with double Q-learning, arXiv 1509.06461",
     idea="The online network selects the bootstrap action, the target network evaluates it.",
     changes={"double": True},
-    # dqn_zoo, double_q/run_atari.py (the tuned version of the paper): target every 30,000 steps, epsilon down to 0.01.
     by_domain={"atari": {"target_period_updates": 7_500, "epsilon_end": 0.01}},
+    sources={"atari": "dqn_zoo, double_q/run_atari.py: the paper's tuned version, target copies every 30,000 steps"},
     deviations=("One output bias per action; the paper's tuned version shares a single bias between all actions.",),
 )
 
@@ -123,12 +127,14 @@ _PRIORITIZED = Member(
     by_domain={
         "classic": {"importance_anneal_steps": 50_000},
         "minatar": {"importance_anneal_steps": 1_000_000},
-        # dqn_zoo, prioritized/run_atari.py: a quarter of the learning rate, and the epsilon under the root with it.
         "atari": {
             "learning_rate": 2.5e-4 / 4,
             "optimiser_eps": 0.01 / 32**2 / 4**2,
             "importance_anneal_steps": 50_000_000,
         },
+    },
+    sources={
+        "atari": "dqn_zoo, prioritized/run_atari.py: a quarter of the learning rate, and the epsilon under the root with it"
     },
     deviations=(
         "The priority is |TD error|, one transition in a thousand is drawn uniformly (dqn_zoo); the paper adds a constant instead.",
@@ -161,11 +167,8 @@ _C51 = Member(
     idea="A histogram of the return is learned instead of its mean.",
     changes={"head": "c51"},
     by_domain={
-        # Wide enough for the discounted returns of all four tasks; the published 51 atoms would be 8 points apart.
         "classic": {"num_atoms": 101, "v_min": -200.0, "v_max": 200.0},
-        # Ceron and Castro 2021, Configs/c51_*.gin of revisiting_rainbow.
         "minatar": {"num_atoms": 51, "v_min": -100.0, "v_max": 100.0, "learning_rate": 1e-4},
-        # dqn_zoo, c51/run_atari.py.
         "atari": {
             "num_atoms": 51,
             "v_min": -10.0,
@@ -175,6 +178,11 @@ _C51 = Member(
             "max_grad_norm": 10.0,
             "epsilon_end": 0.01,
         },
+    },
+    sources={
+        "classic": "ours: wide enough for the discounted returns of all four tasks, and fine enough not to see the atoms",
+        "minatar": "Ceron and Castro 2021 (revisiting_rainbow, Configs)",
+        "atari": "dqn_zoo, c51/run_atari.py",
     },
 )
 
@@ -187,7 +195,6 @@ _QRDQN = Member(
     by_domain={
         "classic": {"num_quantiles": 51},
         "minatar": {"num_quantiles": 51, "learning_rate": 1e-4},
-        # dqn_zoo, qrdqn/run_atari.py.
         "atari": {
             "num_quantiles": 201,
             "optimiser": "adam",
@@ -196,6 +203,10 @@ _QRDQN = Member(
             "max_grad_norm": 10.0,
             "epsilon_end": 0.01,
         },
+    },
+    sources={
+        "minatar": "Ceron and Castro 2021 (revisiting_rainbow, Configs)",
+        "atari": "dqn_zoo, qrdqn/run_atari.py",
     },
     deviations=("201 quantiles on Atari as in dqn_zoo, so that one is the median; the paper has 200.",),
 )
@@ -209,7 +220,6 @@ _IQN = Member(
     by_domain={
         "classic": {"num_tau": 8, "num_tau_target": 8, "num_tau_act": 32},
         "minatar": {"num_tau": 8, "num_tau_target": 8, "num_tau_act": 32},
-        # dqn_zoo, iqn/run_atari.py: no gradient clipping, learning starts after 2 % of the capacity.
         "atari": {
             "num_tau": 64,
             "num_tau_target": 64,
@@ -218,6 +228,7 @@ _IQN = Member(
             "learning_starts_steps": 20_000,
         },
     },
+    sources={"atari": "dqn_zoo, iqn/run_atari.py: no gradient clipping, learning starts after 2 % of the capacity"},
     deviations=(
         "Evaluations take the mean of evenly spaced quantiles instead of drawn ones, so that they are deterministic.",
         "8 quantiles an update outside Atari: the paper's figure 2 finds little to gain beyond, and the work grows with them.",
@@ -230,7 +241,6 @@ _MUNCHAUSEN = Member(
     paper="Vieillard, Pietquin and Geist 2020, Munchausen reinforcement learning, arXiv 2007.14430 (M-DQN)",
     idea="The log-probability of the action taken is added to the reward, and the bootstrap is soft.",
     changes={"munchausen": True},
-    # google-research, munchausen_rl/configs/atari.gin; target copies every 8,000 steps.
     by_domain={
         "atari": {
             "optimiser": "adam",
@@ -242,6 +252,7 @@ _MUNCHAUSEN = Member(
             "epsilon_decay_steps": 250_000,
         },
     },
+    sources={"atari": "google-research, munchausen_rl/configs/atari.gin: target copies every 8,000 steps"},
     deviations=(
         "The paper plays with sticky actions and without a signal at life losses: use `--protocol sticky` for that.",
         "Log-policies are clipped to [l0, 0]; the authors' code for M-DQN clips at 1 above, which never binds.",
@@ -262,6 +273,7 @@ _MUNCHAUSEN_IQN = Member(
             "epsilon_decay_steps": 250_000,
         },
     },
+    sources={"atari": "google-research, munchausen_rl/configs/atari.gin"},
     deviations=("As for munchausen.",),
 )
 
@@ -285,7 +297,6 @@ _RAINBOW = Member(
     by_domain={
         "classic": {"noisy_sigma": 0.5, "importance_anneal_steps": 50_000},
         "minatar": {"noisy_sigma": 0.5, "importance_anneal_steps": 1_000_000},
-        # dqn_zoo, rainbow/run_atari.py; target copies every 8,000 steps.
         "atari": {
             "noisy_sigma": 0.1,
             "learning_rate": 6.25e-5,
@@ -295,6 +306,7 @@ _RAINBOW = Member(
             "importance_anneal_steps": 50_000_000,
         },
     },
+    sources={"atari": "dqn_zoo, rainbow/run_atari.py: target copies every 8,000 steps, no epsilon"},
     deviations=(
         "sigma_0 0.1 on Atari as in dqn_zoo; the paper gives 0.5 for noise drawn once a step and shared by the batch.",
         "The priority is the cross-entropy (dqn_zoo); the paper's KL divergence differs by the entropy of the target.",
@@ -320,6 +332,7 @@ _DER = Member(
         "minatar": {"noisy_sigma": 0.1},
         "atari": {"encoder": "der", "hidden": (256,), "optimiser_eps": 1.5e-4},
     },
+    sources={"atari": "Kaixhin/Rainbow, main.py with the data-efficient options of its README"},
     deviations=(
         "There are three published DERs. This is the one of van Hasselt et al. with the details of Kaixhin's Rainbow (n 20, target "
         "every 2,000 updates, 1e-4, hidden 256, two convolutions); Dopamine's has n 10, the Nature network and an epsilon of 0.01.",
@@ -349,6 +362,7 @@ _DRQ_EPS = Member(
         "classic": {"augment": False},  # there are no images
         "minatar": {"shift_pixels": 1, "intensity_scale": 0.0},  # 10 x 10 planes of zeros and ones
     },
+    sources={"atari": "Dopamine, labs/atari_100k/configs/DrQ_eps.gin"},
     deviations=(
         "Dopamine's labs/atari_100k/configs/DrQ_eps.gin, not the authors' DrQ: epsilon 0.01 in training and 0.001 in evaluation.",
         "On control tasks there is nothing to augment: what is left is a ten-step dueling double agent.",
@@ -393,6 +407,12 @@ def agent_config(name: str, domain: str) -> AgentConfig:
     entry = member(name)
     base = AgentConfig() if entry.parent is None else agent_config(entry.parent, domain)
     return replace(base, **(entry.changes | entry.by_domain.get(domain, {})))
+
+
+def lineage(name: str) -> list[Member]:
+    """A member, its parent, and so on up to the root. Raises UnknownAgent."""
+    entry = member(name)
+    return [entry] if entry.parent is None else [entry, *lineage(entry.parent)]
 
 
 def differences(entry: Member) -> dict[str, dict[str, Any]]:

@@ -18,7 +18,7 @@ from runs.config import InputError, RunConfig
 from runs.machine import reserved_vcpus
 
 # From about this many updates on, compiling wins back the 10 to 20 s that it takes: judged from the time of single updates.
-COMPILE_FROM_UPDATES = {"mlp": 4_000, "minatar": 2_000, "nature": 600}
+COMPILE_FROM_UPDATES = {"mlp": 4_000, "minatar": 2_000, "nature": 600, "der": 3_000}
 
 
 def resolve_device(name: str) -> torch.device:
