@@ -188,9 +188,8 @@ def parse(kind: Any, argv: Sequence[str], command: str, default: Any = None) -> 
     given = {} if default is None else {"default": default}
     asked, unknown = tyro.cli(kind, args=list(argv), prog=f"playmeter {command}", return_unknown_args=True, **given)
     if unknown:
-        raise InputError(
-            f"unknown option {unknown[0]}{nearest(unknown[0], flags(asked))}; `playmeter {command} --help` lists them"
-        )
+        near = nearest(unknown[0], flags(asked)) or ":"
+        raise InputError(f"unknown option {unknown[0]}{near} `playmeter {command} --help` lists them all")
     return asked
 
 
@@ -198,6 +197,8 @@ def flags(options: Any, prefix: str = "--") -> list[str]:
     """The names of all flags of a dataclass, those of its dataclasses too: ``--agent.n-step``."""
     found: list[str] = []
     for option in fields(options):
+        if "Positional" in str(option.type):
+            continue
         name, value = f"{prefix}{option.name.replace('_', '-')}", getattr(options, option.name)
         found += flags(value, f"{name}.") if is_dataclass(value) else [name]
     return found

@@ -227,6 +227,7 @@ class Group:
         elif isinstance(event, Ended):
             for k, folder in enumerate(self.folders):
                 folder.checkpoint(self.trainer.checkpoint_file, partial(self.trainer.save, k))
+            self.meter.lap("io")
             self._write_ledger(event.status, self.trainer.params_sha256())
             self.status = event.status
         else:
