@@ -24,11 +24,12 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents.baselines import BASELINES, DqnConfig, PpoConfig, QrdqnConfig, baseline_config
-from agents.config import ConfigError
+from agents.config import AgentConfig, ConfigError
 from envs import lane_seeds, make
 from runs import schema
 from runs.baselines import BaselineTrainer, SpacesOnly, WorldVecEnv, build
 from runs.config import InputError, RunConfig
+from runs.evaluate import evaluate
 from runs.train import Outcome, Progress, train
 from tests.envs.recount import _replay
 
@@ -125,6 +126,29 @@ def test_a_run_folder_is_as_ours(tmp_path: Path) -> None:
         tags = EventAccumulator(str(outcome.folder)).Reload().Tags()["scalars"]
         assert {"1 over steps/evaluation score", "learning/loss", "learning/epsilon"} <= set(tags)
     assert outcomes[0].params_sha256 != outcomes[1].params_sha256
+
+
+def test_evaluations_are_those_of_our_agents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same function with the same arguments at the same steps: environment, protocol, games, number of the evaluation."""
+    asked: list[tuple[Any, ...]] = []
+
+    def spy(player: Any, *arguments: Any) -> Any:
+        asked.append((tuple(player.seeds), *arguments[:4]))
+        return evaluate(player, *arguments)
+
+    monkeypatch.setattr("runs.loop.evaluate", spy)
+    ours = AgentConfig(hidden=(16,), batch_size=8, learning_starts_steps=50)
+    steps = [
+        [e.steps for e in schema.read_evals(train(run)[0].folder)]
+        for run in (
+            config(tmp_path, "sb3:dqn", seeds=(5,)),
+            RunConfig(
+                **(vars(config(tmp_path, "sb3:dqn", seeds=(5,))) | {"agent": "dqn", "agent_config": ours, "compile": "off"})
+            ),
+        )
+    ]
+    assert steps[0] == steps[1]
+    assert asked[:3] == asked[3:] == [((5,), "CartPole-v1", "control", 2, number) for number in (1, 2, 3)]
 
 
 def test_the_checkpoint_is_the_librarys_own_and_plays_as_evaluated(tmp_path: Path) -> None:
@@ -235,9 +259,13 @@ def test_a_budget_stops_within_a_step(agent: str, budget: str, frames: int | Non
 
 
 def test_an_atari_budget_in_frames_stops_within_a_step(tmp_path: Path) -> None:
-    run = config(tmp_path, "sb3:dqn", env="ALE/Pong-v5", agent_config=ATARI, budget="1203-frames", evals=1, eval_episodes=1)
+    """With a phase of learning after every step, so that the library's own loop, which counts steps, would go on."""
+    agent = replace(ATARI, train_freq=1, learning_starts=280)
+    run = config(tmp_path, "sb3:dqn", env="ALE/Pong-v5", agent_config=agent, budget="1203-frames", evals=1, eval_episodes=1)
     (outcome,) = train(run)
-    assert 1203 <= last(outcome).lineage.frames < 1207
+    line = last(outcome)
+    assert 1203 <= line.lineage.frames < 1207
+    assert line.lineage.updates == line.lineage.steps - 280, "what was played is learned from"
 
 
 def test_model_flops_of_dqn_are_exact_counts_times_hand_derived_costs(tmp_path: Path) -> None:
