@@ -160,6 +160,7 @@ class Bookkeeper(BaseCallback):
         self.status = RUNNING
         self.acted = 0  # observations that the network chose an action for; random actions ask no network
         self.valued = 0  # observations that the critic alone looked at (PPO: where a rollout or a truncated game is cut)
+        self.cut = 0  # games that the latest step truncated; PPO's critic looks at their last observations after the callback
         self.counting = True
         self.rollout_steps = 0
 
@@ -200,6 +201,7 @@ class Bookkeeper(BaseCallback):
         self.rollout_steps += 1
         books.counters.steps = self.num_timesteps
         self._count_flops()
+        self.cut = sum(info["TimeLimit.truncated"] for info in self.locals["infos"])
         for episode in books.stepped(*self.env.last_step):
             self.consume(episode)
         if books.heartbeat_due():
@@ -221,9 +223,11 @@ class Bookkeeper(BaseCallback):
     def _on_rollout_end(self) -> None:
         if isinstance(self.trainer.config, PpoConfig):
             self.valued += self.env.num_envs
-            self._count_flops()
+        self._count_flops()
 
     def _count_flops(self) -> None:
+        self.valued += self.cut if isinstance(self.trainer.config, PpoConfig) else 0
+        self.cut = 0
         counters = self.books.counters
         counters.act_flops = self.acted * counters.costs.forward + self.valued * self.trainer.value_flops
 

@@ -291,6 +291,15 @@ def test_model_flops_of_ppo_are_exact_counts_times_hand_derived_costs(tmp_path: 
     assert line.flops.eval == line.eval_frames * 2 * sum(actor)
 
 
+def test_ppos_critic_is_counted_where_a_game_is_cut(tmp_path: Path) -> None:
+    """MountainCar 2 -> 64 -> 64 -> 3: both lanes are cut at 200 steps, in the middle of the second of two rollouts."""
+    agent = PpoConfig(n_steps=150, n_envs=2, batch_size=100, n_epochs=1)
+    (outcome,) = train(config(tmp_path, "sb3:ppo", env="MountainCar-v0", agent_config=agent, budget="600-steps", evals=1))
+    actor, critic = 2 * 64 + 64 * 64 + 64 * 3, 2 * 64 + 64 * 64 + 64 * 1
+    assert last(outcome).lineage.episodes == 2
+    assert last(outcome).flops.act == 600 * 2 * (actor + critic) + (2 * 2 + 2) * 2 * critic
+
+
 def test_schedules_run_over_their_steps_whatever_the_librarys_limit_is() -> None:
     env = DummyVecEnv([lambda: SpacesOnly(make("CartPole-v1", 1, [0]))])
     agent = DqnConfig(buffer_size=100, exploration_fraction=0.2, learning_rate_schedule="linear", schedule_steps=1000)
