@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
 from tyro.conf import Positional
 
+from agents.baselines import BaselineConfig
 from agents.config import AgentConfig
 
 if TYPE_CHECKING:
@@ -22,16 +23,18 @@ if TYPE_CHECKING:
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
+Settings = TypeVar("Settings", bound=BaselineConfig)
+
 
 # The options of each command: every field is a flag, its docstring the help.
 
 
 @dataclass(frozen=True)
-class Train:
+class TrainAny:
     """Train an agent on an environment: one run folder per seed, and TensorBoard curves inside it."""
 
     name: Annotated[Positional[str], tyro.conf.arg(metavar="AGENT")]
-    """A member of the family (`playmeter agents`)."""
+    """A member of the family or a baseline (`playmeter agents`)."""
     env: Annotated[Positional[str], tyro.conf.arg(metavar="ENV")]
     """An environment (`playmeter envs`)."""
     seeds: int = 1
@@ -50,12 +53,26 @@ class Train:
     """Folder for the run folders."""
     device: str = "auto"
     """auto, cpu or cuda:0."""
-    compile: Literal["auto", "on", "off"] = "auto"
-    """Compile the update: auto does where the run is long enough to win back the seconds that it takes."""
     threads: int | None = None
     """CPU threads of torch; the default is one for a single small network, more for several seeds or convolutions."""
+
+
+@dataclass(frozen=True)
+class Train(TrainAny):
+    """Train an agent on an environment: one run folder per seed, and TensorBoard curves inside it."""
+
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the update: auto does where the run is long enough to win back the seconds that it takes."""
     agent: AgentConfig = field(default_factory=AgentConfig)
     """The agent's settings; the defaults are those of AGENT on this kind of environment."""
+
+
+@dataclass(frozen=True)
+class TrainBaseline(TrainAny, Generic[Settings]):
+    """Train an agent of stable-baselines3 under the same meter: one run folder per seed, and TensorBoard curves inside it."""
+
+    sb3: Settings = field(kw_only=True)
+    """The agent's settings under their own library's names; the defaults are those of AGENT on this kind of environment."""
 
 
 @dataclass(frozen=True)
@@ -164,32 +181,48 @@ def usage() -> str:
     )
 
 
-def parse(kind: type, argv: Sequence[str], command: str, default: Any = None) -> Any:
-    options = {} if default is None else {"default": default}
-    return tyro.cli(kind, args=list(argv), prog=f"playmeter {command}", **options)
+def parse(kind: Any, argv: Sequence[str], command: str, default: Any = None) -> Any:
+    """Read the options of a command. Raises InputError for one that it does not have."""
+    from runs.config import InputError
+
+    given = {} if default is None else {"default": default}
+    asked, unknown = tyro.cli(kind, args=list(argv), prog=f"playmeter {command}", return_unknown_args=True, **given)
+    if unknown:
+        near = nearest(unknown[0], flags(asked)) or ":"
+        raise InputError(f"unknown option {unknown[0]}{near} `playmeter {command} --help` lists them all")
+    return asked
+
+
+def flags(options: Any, prefix: str = "--") -> list[str]:
+    """The names of all flags of a dataclass, those of its dataclasses too: ``--agent.n-step``."""
+    found: list[str] = []
+    for option in fields(options):
+        if "Positional" in str(option.type):
+            continue
+        name, value = f"{prefix}{option.name.replace('_', '-')}", getattr(options, option.name)
+        found += flags(value, f"{name}.") if is_dataclass(value) else [name]
+    return found
 
 
 def train_command(argv: Sequence[str]) -> int:
     """Train an agent on an environment, one run folder per seed."""
-    from agents.family import FAMILY, agent_config
-    from envs import spec
+    from agents.baselines import BASELINES
+    from agents.family import FAMILY
 
     positional = [word for word in argv[:2] if not word.startswith("-")]
     name = positional[0] if positional else "dqn"
     env = positional[1] if len(positional) > 1 else "CartPole-v1"
     asked_for_help = "-h" in argv or "--help" in argv
     if len(positional) < 2 and not asked_for_help:
-        return fail(
-            f"train needs an agent and an environment, e.g. `playmeter train {name} {env}`; agents: {', '.join(FAMILY)}"
-        )
+        known = ", ".join([*FAMILY, *BASELINES])
+        return fail(f"train needs an agent and an environment, e.g. `playmeter train {name} {env}`; agents: {known}")
 
-    config = agent_config(name, DOMAINS[spec(env).kind])
-    asked: Train = parse(Train, argv, "train", Train(name, env, agent=config))
+    asked, settings, options = train_options(name, env, argv)
     return run_and_tell(
         run_config(
             asked.name,
             asked.env,
-            asked.agent,
+            settings,
             seeds=range(asked.first_seed, asked.first_seed + asked.seeds),
             budget=asked.budget,
             protocol=asked.protocol,
@@ -197,17 +230,32 @@ def train_command(argv: Sequence[str]) -> int:
             eval_episodes=asked.eval_episodes,
             out=asked.out,
             device=asked.device,
-            compile=asked.compile,
             threads=asked.threads,
+            **options,
             command=("playmeter", "train", *argv),
         )
     )
 
 
-DOMAINS = {"control": "classic", "minatar": "minatar", "atari": "atari"}  # an environment's kind -> the family's domain
+def train_options(
+    name: str, env: str, argv: Sequence[str]
+) -> tuple[TrainAny, AgentConfig | BaselineConfig, dict[str, Literal["auto", "on", "off"]]]:
+    """What was asked, the agent's settings, and the options that only the family's agents have."""
+    from agents.baselines import baseline_config, is_baseline
+    from agents.family import agent_config
+    from envs import spec
+    from runs.config import DOMAINS
+
+    domain = DOMAINS[spec(env).kind]
+    if is_baseline(name):
+        baseline = TrainBaseline(name, env, sb3=baseline_config(name, domain))
+        baseline = parse(TrainBaseline[type(baseline.sb3)], argv, "train", baseline)  # type: ignore[misc]
+        return baseline, baseline.sb3, {}
+    asked: Train = parse(Train, argv, "train", Train(name, env, agent=agent_config(name, domain)))
+    return asked, asked.agent, {"compile": asked.compile}
 
 
-def run_config(agent: str, env: str, settings: AgentConfig, seeds: Sequence[int], **options: Any) -> RunConfig:
+def run_config(agent: str, env: str, settings: AgentConfig | BaselineConfig, seeds: Sequence[int], **options: Any) -> RunConfig:
     from runs.config import InputError, RunConfig
 
     if not seeds or min(seeds) < 0:
@@ -313,9 +361,38 @@ def report_command(argv: Sequence[str]) -> int:
 def agents_command(argv: Sequence[str]) -> int:
     """List the agents as a family tree, or one agent's settings with their source."""
 
+    from agents.baselines import is_baseline
+
     asked: Agents = parse(Agents, argv, "agents")
-    print(family_tree() if asked.name is None else agent_page(asked.name))
+    if asked.name is None:
+        print(f"{family_tree()}\n\n{baseline_list()}")
+    else:
+        print(baseline_page(asked.name) if is_baseline(asked.name) else agent_page(asked.name))
     return 0
+
+
+def baseline_list() -> str:
+    """The agents of other libraries, one line each."""
+    from agents.baselines import BASELINES
+
+    lines = [f"{entry.name}: {entry.implementation}\n    {entry.paper}" for entry in BASELINES.values()]
+    return "\n".join(["baselines, trained by stable-baselines3 under the same meter:", *lines])
+
+
+def baseline_page(name: str) -> str:
+    """Everything about one baseline: class, paper, what to know, settings in each domain with their sources."""
+    from agents.baselines import baseline, baseline_config
+
+    entry = baseline(name)
+    settings = {domain: asdict(baseline_config(name, domain)) for domain in entry.by_domain}
+    rows = [f"  {'':<24}" + "".join(f"{domain:>16}" for domain in settings)]
+    rows += [f"  {key:<24}" + "".join(f"{settings[domain][key]!s:>16}" for domain in settings) for key in settings["classic"]]
+    notes = [f"  - {text}" for text in entry.notes]
+    sources = [f"  {domain}: {source}" for domain, source in entry.sources.items()]
+    head = [f"{entry.name}: {entry.implementation}", entry.paper, "", "to know:", *notes]
+    return "\n".join(
+        [*head, "", "sources (zoo: RL Baselines3 Zoo, hyperparams/):", *sources, "", "settings (--sb3.NAME):", *rows]
+    )
 
 
 def family_tree(name: str | None = None, depth: int = 0) -> str:

@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from agents.baselines import BaselineConfig
 from agents.config import AgentConfig
+
+DOMAINS = {"control": "classic", "minatar": "minatar", "atari": "atari"}
+"""An environment's kind -> the domain whose settings an agent has there."""
 
 
 @dataclass(frozen=True)
@@ -14,7 +18,7 @@ class RunConfig:
 
     agent: str
     env: str
-    agent_config: AgentConfig
+    agent_config: AgentConfig | BaselineConfig
     seeds: tuple[int, ...]
     budget: str = "50k-steps"
     protocol: str | None = None

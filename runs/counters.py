@@ -29,6 +29,7 @@ class Counters:
     eval_observations: int = 0
     wall_s: float = 0.0
     joules: float = 0.0  # of one run: the process's joules over S
+    act_flops: int | None = None  # None: one forward pass a step
     frames_by_seed: Ints = field(init=False)
     episodes: Ints = field(init=False)
     eval_frames: Ints = field(init=False)
@@ -54,9 +55,9 @@ class Counters:
     def model_flops(self) -> Flops:
         """Model FLOPs of one run so far."""
         return Flops(
-            act=self.steps * self.costs.forward,
+            act=self.steps * self.costs.forward if self.act_flops is None else self.act_flops,
             update=self.updates * self.costs.update,
-            eval=self.eval_observations * self.costs.forward,
+            eval=self.eval_observations * self.costs.eval_forward,
         )
 
     def counts(self, seed_index: int) -> Counts:

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agents.learner import Learner
 from agents.noise import EVAL_STREAM, generator
 from envs import World, lane_seeds, make
 from runs.counters import Ints
 
 MAX_ATARI_LANES = 10  # emulators per seed: each costs memory and the time to load a game
+
+
+class Player(Protocol):
+    """S policies that can be evaluated: a Learner, or stable-baselines3's model."""
+
+    @property
+    def seeds(self) -> Sequence[int]: ...
+
+    def greedy(self, obs: NDArray[Any]) -> NDArray[np.int64]:
+        """Best actions [L] for observations [L, ...], seed by seed with L / S lanes each; changes nothing."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -31,7 +42,7 @@ class Evaluation:
 
 
 def evaluate(
-    learner: Learner,
+    player: Player,
     env_id: str,
     protocol: str,
     episodes: int,
@@ -43,7 +54,7 @@ def evaluate(
     Every lane plays a fixed number of games, so that short games are not counted more often than long ones. The games of
     evaluation ``index`` follow from the seed and the index alone.
     """
-    seeds = learner.seeds
+    seeds = player.seeds
     lanes = episodes if not env_id.startswith("ALE/") else min(episodes, MAX_ATARI_LANES)
     world = make(
         env_id,
@@ -53,7 +64,7 @@ def evaluate(
         evaluation=True,
     )
     try:
-        return _play(learner, world, episodes, lanes, index, stop)
+        return _play(player, world, episodes, lanes, index, stop)
     finally:
         world.close()
 
@@ -62,8 +73,8 @@ def _mix(seed: int, index: int) -> int:
     return int(np.random.SeedSequence([seed, EVAL_STREAM, index]).generate_state(1)[0])
 
 
-def _play(learner: Learner, world: World, episodes: int, lanes: int, index: int, stop: Callable[[], bool]) -> Evaluation:
-    seeds, epsilon = learner.seeds, world.protocol.eval_epsilon
+def _play(player: Player, world: World, episodes: int, lanes: int, index: int, stop: Callable[[], bool]) -> Evaluation:
+    seeds, epsilon = player.seeds, world.protocol.eval_epsilon
     generators = [generator(_mix(seed, index), EVAL_STREAM) for seed in seeds]
     quota = np.tile([episodes // lanes + (k < episodes % lanes) for k in range(lanes)], len(seeds))
     played = np.zeros(len(quota), np.int64)
@@ -75,9 +86,9 @@ def _play(learner: Learner, world: World, episodes: int, lanes: int, index: int,
     stopped = False
     while (played < quota).any() and not stopped:
         stopped = stop()
-        action = learner.greedy(obs)
+        action = player.greedy(obs)
         if epsilon > 0:
-            action = _explore(action.reshape(len(seeds), lanes), generators, epsilon, learner.num_actions).reshape(-1)
+            action = _explore(action.reshape(len(seeds), lanes), generators, epsilon, world.env_spec.num_actions).reshape(-1)
         observations += lanes
         obs, reward, terminated, truncated, _ = world.step(action)
         score += reward

@@ -19,10 +19,11 @@ from agents.update import Batch, OptState, UpdateNoise, make_update
 
 @dataclass(frozen=True)
 class FlopCosts:
-    """FLOPs of one forward pass of one observation, and of one update."""
+    """FLOPs of one observation's forward pass when acting and when evaluating, and of one update."""
 
     forward: int
     update: int
+    eval_forward: int
 
 
 def flop_costs(config: AgentConfig, layout: ReplayLayout, num_actions: int) -> FlopCosts:
@@ -41,4 +42,4 @@ def flop_costs(config: AgentConfig, layout: ReplayLayout, num_actions: int) -> F
         network.q_values(network.apply(network.unflatten(params), obs[:1]))
     with FlopCounterMode(display=False) as update:
         make_update(config, network)(params, params, state, batch, noise)
-    return FlopCosts(forward.get_total_flops(), update.get_total_flops())
+    return FlopCosts(forward.get_total_flops(), update.get_total_flops(), forward.get_total_flops())

@@ -6,9 +6,10 @@ import csv
 import json
 import os
 import pickle
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -16,7 +17,6 @@ from agents.policy import Policy
 from runs.config import InputError
 from runs.schema import (
     EVALS_FILE,
-    FINAL_CHECKPOINT,
     LEDGER_FILE,
     MONITOR_FILE,
     RUN_FILE,
@@ -28,8 +28,11 @@ from runs.schema import (
 
 
 def new_folder(out: Path, env: str, agent: str, seed: int) -> Path:
-    """Make ``<out>/<env>/<agent>/seed<k>``, or ``seed<k>-2``, ``-3`` ... where that run exists. Raises InputError."""
-    parent = out / env / agent
+    """Make ``<out>/<env>/<agent>/seed<k>``, or ``seed<k>-2``, ``-3`` ... where that run exists. Raises InputError.
+
+    A colon in the agent's name is a hyphen in the path: some file systems and tools give it a meaning.
+    """
+    parent = out / env / agent.replace(":", "-")
     number = 1
     while True:
         folder = parent / (f"seed{seed}" if number == 1 else f"seed{seed}-{number}")
@@ -83,13 +86,13 @@ class RunFolder:
     def evaluation(self, record: EvalRecord) -> None:
         _append(self._evals, seal(record))
 
-    def checkpoint(self, state: dict[str, Any]) -> None:
-        """Write ``checkpoints/final.pt``: tensors and plain data, read with ``weights_only=True``."""
-        path = self.folder / FINAL_CHECKPOINT
+    def checkpoint(self, name: str, save: Callable[[BinaryIO], None]) -> None:
+        """Let ``save`` write the file ``name`` of this folder: the whole content or nothing."""
+        path = self.folder / name
         path.parent.mkdir(exist_ok=True)
         temporary = path.with_suffix(".tmp")
         with temporary.open("wb") as file:
-            torch.save(state, file)
+            save(file)
             file.flush()
             os.fsync(file.fileno())
         _rename(temporary, path)

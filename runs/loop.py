@@ -6,17 +6,19 @@ take the emulator's answer, record it. Atari works while the learner works; for 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agents.learner import Learner
 from agents.update import Metrics
 from envs import World
 from runs.budget import Budget
 from runs.counters import Counters, Ints
-from runs.evaluate import Evaluation, evaluate
+from runs.evaluate import Evaluation, Player, evaluate
 from runs.meter import Meter
 from runs.schema import FINISHED, INTERRUPTED
 
@@ -36,7 +38,7 @@ class Episode:
 class Heartbeat:
     """Time to write the ledger."""
 
-    metrics: Metrics | None  # of the last update, [S]; None before the first
+    learning: Mapping[str, Sequence[float]]  # name -> [S]: the latest epsilon, loss and the like, for the curves
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,9 @@ Event = Episode | Heartbeat | Evaluated | Ended
 
 
 @dataclass
-class Loop:
-    """Everything that one group of S seeds trains with."""
+class Books:
+    """What is booked of every step, whoever learns: counters, finished games, and when to write, to evaluate and to stop."""
 
-    learner: Learner
     world: World
     counters: Counters
     meter: Meter
@@ -69,18 +70,109 @@ class Loop:
     eval_episodes: int
     heartbeat_s: float
     stop: Callable[[], bool]  # asked once a step: an interrupt ends the run cleanly
+    evaluated: int = field(default=0, init=False)  # how many of the evaluations that were asked for are due or done
+
+    def __post_init__(self) -> None:
+        self._returns = np.zeros(self.world.num_envs)
+        self._lengths = np.zeros(self.world.num_envs, np.int64)
+        self._next_heartbeat_s = self.meter.wall_s + self.heartbeat_s
+
+    def opened(self) -> None:
+        """The world was reset for the first time."""
+        self._read_world(resets=True)
+        self.meter.lap("env")
+
+    def stepped(self, reward: NDArray[Any], done: NDArray[np.bool_], info: Mapping[str, Any]) -> Iterator[Episode]:
+        """Book a step of every lane, all [L] and unclipped; yields the games that it ended."""
+        self._read_world(resets=bool(done.any()))
+        self.counters.wall_s = self.meter.wall_s
+        self._returns += reward
+        self._lengths += 1
+        if done.any():
+            per_seed = self.world.num_envs // self.counters.seeds
+            for lane in np.flatnonzero(done):
+                seed, frames = int(lane // per_seed), int(info["episode_frames"][lane])
+                self.counters.episodes[seed] += 1
+                yield Episode(seed, float(self._returns[lane]), int(self._lengths[lane]), frames, self.counters.wall_s)
+            self._returns[done] = 0
+            self._lengths[done] = 0
+            self.meter.lap("io")
+
+    def heartbeat_due(self) -> bool:
+        if self.meter.wall_s < self._next_heartbeat_s:
+            return False
+        self._next_heartbeat_s = self.meter.wall_s + self.heartbeat_s
+        return True
+
+    @property
+    def used_up(self) -> bool:
+        return self.budget.fraction(self.counters) >= 1
+
+    def evaluation_due(self) -> bool:
+        """Evaluations are spread evenly over the budget, the last one at its end; several that fall into one step are one."""
+        fraction = self.budget.fraction(self.counters)
+        if fraction * self.evals < self.evaluated + 1 and fraction < 1:
+            return False
+        self.evaluated = max(self.evaluated + 1, int(fraction * self.evals))
+        return True
+
+    def evaluate(self, player: Player) -> Evaluation:
+        """Play the evaluation that is due, and book its frames apart."""
+        env_id, protocol = self.world.env_spec.id, self.world.protocol.name
+        evaluation = evaluate(player, env_id, protocol, self.eval_episodes, self.evaluated, self.stop)
+        self.counters.eval_frames += evaluation.frames
+        self.counters.eval_boot_frames += evaluation.boot_frames
+        self.counters.eval_observations += evaluation.observations
+        self.meter.lap("eval")
+        return evaluation
+
+    def _read_world(self, resets: bool) -> None:
+        self.counters.frames_by_seed = self._by_seed(self.world.frames)
+        if resets:
+            self.counters.boot_frames = self._by_seed(self.world.boot_frames)
+
+    def _by_seed(self, lanes: Ints) -> Ints:
+        """Sum a counter [L] over the lanes of each seed, [S]."""
+        return lanes.reshape(self.counters.seeds, -1).sum(1)
+
+
+class Trainer(Protocol):
+    """What trains the S seeds of a group, and is asked for the trained agents at the end: ours (runs/family.py) or
+    stable-baselines3's (runs/baselines.py)."""
+
+    books: Books
+    compiled: bool
+    agent_config: dict[str, Any]
+    """Every setting as it is in force, for ``run.json``."""
+    checkpoint_file: str
+
+    def train(self, consume: Callable[[Event], None]) -> None:
+        """Reset the world, train, and hand on every event as it comes; the last one is Ended."""
+        ...
+
+    def params_sha256(self) -> list[str]:
+        """A hash of each seed's parameters: equal hashes are equal agents."""
+        ...
+
+    def save(self, seed_index: int, file: BinaryIO) -> None:
+        """Write what one seed's agent needs to play."""
+        ...
+
+
+@dataclass
+class Loop:
+    """The family's own loop: one learner, one world, S seeds."""
+
+    learner: Learner
+    books: Books
 
     def events(self) -> Iterator[Event]:
         """Train until the budget is used up or ``stop()``. Consumers run between two steps; their time is booked as io."""
-        learner, world, counters, meter = self.learner, self.world, self.counters, self.meter
-        returns = np.zeros(world.num_envs)
-        lengths = np.zeros(world.num_envs, np.int64)
-        evaluated = 0
+        learner, books = self.learner, self.books
+        world, counters, meter = books.world, books.counters, books.meter
         metrics: Metrics | None = None
-        next_heartbeat_s = meter.wall_s + self.heartbeat_s
         obs, _ = world.reset()
-        counters.frames_by_seed, counters.boot_frames = self._by_seed(world.frames), self._by_seed(world.boot_frames)
-        meter.lap("env")
+        books.opened()
         while True:
             action, new_metrics = self._act(obs)
             obs, reward, terminated, truncated, info = world.recv()
@@ -92,43 +184,28 @@ class Loop:
             learner.record(action, reward, terminal, done, truncated, info.get("final_obs"))
             meter.lap("learn")
             counters.steps, counters.updates = learner.steps, learner.updates
-            counters.frames_by_seed = self._by_seed(world.frames)
-            counters.wall_s = meter.wall_s
-            returns += reward
-            lengths += 1
-            if done.any():
-                counters.boot_frames = self._by_seed(world.boot_frames)
-                per_seed = world.num_envs // counters.seeds
-                for lane in np.flatnonzero(done):
-                    counters.episodes[lane // per_seed] += 1
-                    frames = int(info["episode_frames"][lane])
-                    yield Episode(int(lane // per_seed), float(returns[lane]), int(lengths[lane]), frames, counters.wall_s)
-                returns[done] = 0
-                lengths[done] = 0
+            yield from books.stepped(reward, done, info)
+            if books.heartbeat_due():
+                yield Heartbeat(self._learning(metrics))
                 meter.lap("io")
-            if counters.wall_s >= next_heartbeat_s:
-                next_heartbeat_s = counters.wall_s + self.heartbeat_s
-                yield Heartbeat(metrics)
-                meter.lap("io")
-            if self.stop():
+            if books.stop():
                 yield Ended(INTERRUPTED)
                 return
-            fraction = self.budget.fraction(counters)
-            if fraction * self.evals >= evaluated + 1 or fraction >= 1:
-                evaluated = max(evaluated + 1, int(fraction * self.evals))
-                evaluation = self._evaluate(evaluated)
+            if books.evaluation_due():
+                used_up = books.used_up
+                evaluation = books.evaluate(learner)
                 if not evaluation.complete:
                     yield Ended(INTERRUPTED)
                     return
                 yield Evaluated(evaluation)
                 meter.lap("io")
-                if fraction >= 1:
+                if used_up:
                     yield Ended(FINISHED)
                     return
 
     def _act(self, obs: np.ndarray) -> tuple[np.ndarray, Metrics | None]:
         """Act, send the actions, and do the updates that are due."""
-        learner, world, meter = self.learner, self.world, self.meter
+        learner, world, meter = self.learner, self.books.world, self.books.meter
         due = learner.updates_due()
         if due == 1 and world.env_spec.kind != "atari":
             action, metrics = learner.act_and_update(obs)
@@ -144,15 +221,7 @@ class Loop:
         meter.lap("learn")
         return action, new_metrics
 
-    def _by_seed(self, lanes: Ints) -> Ints:
-        """Sum a counter [L] over the lanes of each seed, [S]."""
-        return lanes.reshape(self.counters.seeds, -1).sum(1)
-
-    def _evaluate(self, index: int) -> Evaluation:
-        env_id, protocol = self.world.env_spec.id, self.world.protocol.name
-        evaluation = evaluate(self.learner, env_id, protocol, self.eval_episodes, index, self.stop)
-        self.counters.eval_frames += evaluation.frames
-        self.counters.eval_boot_frames += evaluation.boot_frames
-        self.counters.eval_observations += evaluation.observations
-        self.meter.lap("eval")
-        return evaluation
+    def _learning(self, metrics: Metrics | None) -> dict[str, Sequence[float]]:
+        epsilon = self.learner.config.epsilon(self.books.counters.steps)
+        learned = {} if metrics is None else {name: value.tolist() for name, value in metrics._asdict().items()}
+        return {"epsilon": [epsilon] * len(self.learner.seeds), **learned}

@@ -26,6 +26,7 @@ PACKAGES = (
     "gymnasium",
     "ale-py",
     "stable-baselines3",
+    "sb3-contrib",
     "minatar",
     "numpy",
     "tensorboard",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import psutil  # type: ignore[import-untyped]
@@ -12,13 +13,38 @@ import torch
 
 from agents.config import AgentConfig
 from agents.replay import ReplayLayout
-from envs import World, lane_seeds, make, spec
+from envs import EnvSpec, Protocol, World, lane_seeds, make
 from runs.budget import Budget
 from runs.config import InputError, RunConfig
+from runs.counters import Counters
+from runs.flops import FlopCosts
+from runs.loop import Books
 from runs.machine import reserved_vcpus
+from runs.meter import Meter
 
 # From about this many updates on, compiling wins back the 10 to 20 s that it takes: judged from the time of single updates.
 COMPILE_FROM_UPDATES = {"mlp": 4_000, "minatar": 2_000, "nature": 600, "der": 3_000}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a trainer is given: one group of seeds, and what was decided for it."""
+
+    config: RunConfig
+    env_spec: EnvSpec
+    protocol: Protocol
+    seeds: tuple[int, ...]
+    budget: Budget
+    device: torch.device
+    meter: Meter
+    stop: Callable[[], bool]
+    notice: Callable[[str], None]
+
+
+def open_books(job: Job, world: World, costs: FlopCosts) -> Books:
+    counters = Counters(len(job.seeds), costs, job.env_spec.frame_rate_hz)
+    episodes = job.config.eval_episodes or job.protocol.eval_episodes
+    return Books(world, counters, job.meter, job.budget, job.config.evals, episodes, job.config.heartbeat_s, job.stop)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -38,22 +64,32 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(kind, int(index or 0))
 
 
-def train_world(config: RunConfig, protocol: str, seeds: tuple[int, ...]) -> World:
+def train_world(job: Job, envs_per_seed: int) -> World:
     """One lane per seed and environment; a seed's lanes do not depend on which seeds play beside it."""
-    per_seed = config.agent_config.envs_per_seed
-    lanes = [lane for seed in seeds for lane in lane_seeds(seed, per_seed)]
-    return make(config.env, len(lanes), lanes, protocol=protocol)
+    lanes = [lane for seed in job.seeds for lane in lane_seeds(seed, envs_per_seed)]
+    return make(job.env_spec.id, len(lanes), lanes, protocol=job.protocol.name)
+
+
+def most_steps(budget: Budget, env: EnvSpec) -> int | None:
+    """The most steps, over all of a seed's environments, that the budget allows: each plays a frame at least. None: it does not say."""
+    if budget.quantity == "play_s" and env.frame_rate_hz is not None:
+        return int(budget.amount * env.frame_rate_hz)
+    return int(budget.amount) if budget.quantity in ("steps", "frames") else None
+
+
+def expected_steps(budget: Budget, env: EnvSpec) -> float | None:
+    """Steps that the budget will be used up in, if no game ends inside a frame skip. None: it does not say."""
+    most = most_steps(budget, env)
+    return most if most is None or budget.quantity == "steps" else most / env.frames_per_step
 
 
 def replay_layout(agent: AgentConfig, world: World, seeds: tuple[int, ...], budget: Budget) -> ReplayLayout:
     """Sizes of the replay. It is never larger than the steps that the budget allows: the ring would not come round."""
     env = world.env_spec
-    most_steps = {"steps": budget.amount, "frames": budget.amount}.get(budget.quantity)
-    if budget.quantity == "play_s" and env.frame_rate_hz is not None:
-        most_steps = budget.amount * env.frame_rate_hz
+    most = most_steps(budget, env)
     capacity = -(-agent.replay_capacity // agent.envs_per_seed)
-    if most_steps is not None:
-        capacity = min(capacity, int(most_steps) // agent.envs_per_seed + agent.n_step + 16)
+    if most is not None:
+        capacity = min(capacity, most // agent.envs_per_seed + agent.n_step + 16)
     space = world.single_observation_space
     assert space.shape is not None
     stacked = world.stack_padding is not None
@@ -74,7 +110,7 @@ def replay_layout(agent: AgentConfig, world: World, seeds: tuple[int, ...], budg
     )
 
 
-def check_numbers(config: RunConfig, budget: Budget) -> None:
+def check_numbers(config: RunConfig) -> None:
     """Raise InputError for settings that no run can have."""
     if config.evals < 1:
         raise InputError(f"--evals must be at least 1, not {config.evals}: the final agent is always evaluated")
@@ -84,38 +120,45 @@ def check_numbers(config: RunConfig, budget: Budget) -> None:
         raise InputError(f"--threads must be at least 1, not {config.threads}")
     if not 0 < config.heartbeat_s <= 5:
         raise InputError(f"the heartbeat must lie between 0 and 5 s, not {config.heartbeat_s:g} s")
-    warm_up = config.agent_config.learning_starts_steps
-    if budget.quantity == "steps" and budget.amount <= warm_up:
+
+
+def check_warm_up(job: Job, warm_up_steps: int, flag: str) -> None:
+    """Raise InputError where the budget ends before the agent begins to learn."""
+    budget = job.budget
+    if budget.quantity == "steps" and budget.amount <= warm_up_steps:
         raise InputError(
-            f"a budget of {budget} ends before learning starts, after {warm_up:,} steps: "
-            f"give more, or e.g. --agent.learning-starts-steps {int(budget.amount) // 10}"
+            f"a budget of {budget} ends before learning starts, after {warm_up_steps:,} steps: "
+            f"give more, or e.g. {flag} {int(budget.amount) // 10}"
         )
 
 
 def check_memory(layout: ReplayLayout, device: torch.device) -> None:
     """Raise InputError where the replay does not fit into what is free, before it is allocated."""
+    check_free_memory(layout.nbytes, device, layout.capacity * layout.envs_per_seed, "--agent.replay-capacity")
+
+
+def check_free_memory(replay_bytes: int, device: torch.device, steps: int, flag: str) -> None:
+    """Raise InputError where a replay of ``steps`` steps does not fit into what is free; ``flag`` would make it smaller."""
     free = int(psutil.virtual_memory().available) if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
-    if layout.nbytes > 0.9 * free:
-        fits = int(layout.capacity * layout.envs_per_seed * 0.9 * free / layout.nbytes)
+    if replay_bytes > 0.9 * free:
+        fits = int(steps * 0.9 * free / replay_bytes)
         raise InputError(
-            f"the replay needs {layout.nbytes / 1e9:.2f} GB and {free / 1e9:.2f} GB are free: "
-            f"--agent.replay-capacity {fits // 1000 * 1000} would fit"
+            f"the replay needs {replay_bytes / 1e9:.2f} GB and {free / 1e9:.2f} GB are free: {flag} {fits // 1000 * 1000} would fit"
         )
 
 
-def resolve_compile(config: RunConfig, budget: Budget, device: torch.device, notice: Callable[[str], None]) -> bool:
+def resolve_compile(job: Job, agent: AgentConfig) -> bool:
     """Whether to compile: as asked; ``auto`` compiles where the run is long enough to win back the seconds that it takes."""
-    agent = config.agent_config
-    if config.compile == "off":
+    asked, budget = job.config.compile, job.budget
+    if asked == "off":
         return False
-    if device.type == "cpu" and not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "c++", "g++", "clang++")):
-        notice("no C++ compiler found: running eagerly, several times slower (Debian: apt install g++)")
+    compilers = (os.environ.get("CXX", "c++"), "c++", "g++", "clang++")
+    if job.device.type == "cpu" and not any(shutil.which(name) for name in compilers):
+        job.notice("no C++ compiler found: running eagerly, several times slower (Debian: apt install g++)")
         return False
-    if config.compile == "on":
+    if asked == "on":
         return True
-    steps = {"steps": budget.amount, "frames": budget.amount / spec(config.env).frames_per_step}.get(budget.quantity)
-    if budget.quantity == "play_s":
-        steps = budget.amount * (spec(config.env).frame_rate_hz or 0) / spec(config.env).frames_per_step
+    steps = expected_steps(budget, job.env_spec)
     if steps is None:
         return budget.quantity != "wall_s" or budget.amount >= 60
     return (steps - agent.learning_starts_steps) * agent.replay_ratio >= COMPILE_FROM_UPDATES[agent.encoder]

@@ -6,7 +6,7 @@ Standard library only, so that a report opens without torch. A run folder, ``res
 ``ledger.jsonl``   one :class:`LedgerLine` a heartbeat, cumulative, each line sealed with its checksum, fsynced.
 ``monitor.csv``    one line an episode: stable-baselines3's Monitor columns ``r,l,t`` plus ``frames``.
 ``evals.jsonl``    one :class:`EvalRecord` an evaluation.
-``checkpoints/``   ``final.pt``: tensors only, read with ``weights_only=True``.
+``checkpoints/``   ``final.pt``: tensors only, read with ``weights_only=True``; of a stable-baselines3 agent its own ``final.zip``.
 ``events.out...``  TensorBoard.
 
 Counters are cumulative, so a line that is read twice counts once, and a torn last line costs one heartbeat.
@@ -30,6 +30,7 @@ LEDGER_FILE = "ledger.jsonl"
 MONITOR_FILE = "monitor.csv"
 EVALS_FILE = "evals.jsonl"
 FINAL_CHECKPOINT = "checkpoints/final.pt"
+FINAL_SB3_CHECKPOINT = "checkpoints/final.zip"
 
 MEASURED, ESTIMATED, ABSENT = "measured", "estimated", "absent"
 RUNNING, FINISHED, INTERRUPTED, FAILED = "running", "finished", "interrupted", "failed"

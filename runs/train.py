@@ -1,4 +1,4 @@
-"""From a RunConfig to run folders: set everything up, drive the loop, hand its events to the files, the curves and the listener."""
+"""From a RunConfig to run folders: set everything up, let a trainer train, hand its events to the files, the curves and the listener."""
 
 from __future__ import annotations
 
@@ -8,35 +8,25 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import numpy as np
 import torch
 
-from agents.learner import Learner
-from agents.update import Metrics
+from agents.config import AgentConfig
 from envs import EnvSpec, spec
 from envs.registry import protocol_of
 from runs.budget import parse_budget
 from runs.config import RunConfig
-from runs.counters import Counters
 from runs.curves import Curves, axes
-from runs.flops import flop_costs
+from runs.family import FamilyTrainer
 from runs.folder import RunFolder, check_writable, new_folder
-from runs.loop import Ended, Episode, Evaluated, Event, Loop
+from runs.loop import Ended, Episode, Evaluated, Event, Heartbeat, Trainer
 from runs.machine import describe_device, describe_machine, git_commit, versions
 from runs.meter import Meter, MeterReading
-from runs.prepare import (
-    check_memory,
-    check_numbers,
-    default_threads,
-    replay_layout,
-    resolve_compile,
-    resolve_device,
-    train_world,
-)
+from runs.prepare import Job, check_numbers, resolve_device
 from runs.schema import FAILED, RUNNING, EnvRecord, EvalRecord, LedgerLine, RunRecord
 
 
@@ -78,16 +68,17 @@ def train(
 ) -> list[Outcome]:
     """Run every seed of ``config`` and return what became of each.
 
-    Seeds train in lockstep in one process, except that convolutions on a CPU, where lockstep gains nothing, train one seed after
-    another. Ctrl-C and SIGTERM end the run cleanly, with status ``interrupted``.
+    Seeds train in lockstep in one process. One after another train convolutions on a CPU, where lockstep gains nothing, and
+    stable-baselines3's agents, whose random numbers come from global generators. Ctrl-C and SIGTERM end the run cleanly, with status ``interrupted``.
 
     Raises:
         InputError, BudgetError, UnknownEnv, ConfigError: nothing was written.
     """
     env_spec = spec(config.env)
     device = resolve_device(config.device)
-    one_by_one = device.type == "cpu" and config.agent_config.encoder != "mlp"
-    groups = [(seed,) for seed in config.seeds] if one_by_one else [config.seeds]
+    agent = config.agent_config
+    lockstep = isinstance(agent, AgentConfig) and (agent.encoder == "mlp" or device.type != "cpu")
+    groups = [config.seeds] if lockstep else [(seed,) for seed in config.seeds]
     outcomes: list[Outcome] = []
     with interruptible() as stopped:
         for seeds in groups:
@@ -119,8 +110,18 @@ def interruptible() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
+def trainer_of(job: Job) -> Trainer:
+    """Who trains the agent that was asked for."""
+    agent = job.config.agent_config
+    if isinstance(agent, AgentConfig):
+        return FamilyTrainer(job, agent)
+    from runs.baselines import BaselineTrainer  # importing stable-baselines3 takes seconds
+
+    return BaselineTrainer(job, agent)
+
+
 class Group:
-    """The runs that train in lockstep in this process: one learner, one world, one meter, S run folders."""
+    """The runs that train in this process at one time: one trainer, one meter, S run folders."""
 
     def __init__(
         self,
@@ -132,40 +133,23 @@ class Group:
         listener: Listener,
         notice: Callable[[str], None],
     ) -> None:
-        agent = config.agent_config
         self.config, self.env_spec, self.seeds, self.listener = config, env_spec, seeds, listener
         self.budget = parse_budget(config.budget)
         self.budget.check(env_spec.frame_rate_hz)
         self.protocol = protocol_of(env_spec, config.protocol)
-        check_numbers(config, self.budget)
+        check_numbers(config)
         check_writable(Path(config.out))
-        compiled = resolve_compile(config, self.budget, device, notice)
-        torch.set_num_threads(config.threads or default_threads(agent, len(seeds), compiled))
-
         self.device_record = describe_device(str(device))
         self.meter = Meter(self.device_record)
         self.meter.start()
-        self.world = train_world(config, self.protocol.name, seeds)
-        layout = replay_layout(agent, self.world, seeds, self.budget)
-        check_memory(layout, device)
-        self.learner = Learner(agent, layout, env_spec.num_actions, seeds, device, compiled)
-        if compiled:
-            self.learner.warm_up(np.zeros((self.world.num_envs, *layout.obs_shape), np.uint8 if layout.pixels else np.float32))
-        costs = flop_costs(agent, layout, env_spec.num_actions)
-        self.counters = Counters(len(seeds), costs, env_spec.frame_rate_hz)
-        episodes = config.eval_episodes or self.protocol.eval_episodes
-        self.loop = Loop(
-            self.learner,
-            self.world,
-            self.counters,
-            self.meter,
-            self.budget,
-            config.evals,
-            episodes,
-            config.heartbeat_s,
-            stopped,
-        )
-        self.compiled = compiled
+        try:
+            self.trainer = trainer_of(
+                Job(config, env_spec, self.protocol, seeds, self.budget, device, self.meter, stopped, notice)
+            )
+        except BaseException:
+            self.meter.stop()
+            raise
+        self.counters = self.trainer.books.counters
         self.scores: list[list[float]] = [[] for _ in seeds]  # training games since the last report
         self.train_score: float | None = None
         self.eval_scores: list[list[float]] = [[] for _ in seeds]
@@ -175,24 +159,21 @@ class Group:
         """Train to the end of the budget or an interrupt, and write everything down."""
         self._open_folders()
         self.meter.lap("setup")
-        status = RUNNING
+        self.status = RUNNING
         try:
-            for event in self.loop.events():
-                self._consume(event)
-                if isinstance(event, Ended):
-                    status = event.status
+            self.trainer.train(self._consume)
         except BaseException:
             self._write_ledger(FAILED, None)
             raise
         finally:
-            self.world.close()
+            self.trainer.books.world.close()
             self.meter.stop()
             for folder, curves in zip(self.folders, self.curves, strict=True):
                 folder.close()
                 curves.close()
-        shas = self.learner.params_sha256()
+        shas = self.trainer.params_sha256()
         return [
-            Outcome(folder.folder, seed, status, scores, sha)
+            Outcome(folder.folder, seed, self.status, scores, sha)
             for folder, seed, scores, sha in zip(self.folders, self.seeds, self.eval_scores, shas, strict=True)
         ]
 
@@ -222,13 +203,13 @@ class Group:
         }
         return RunRecord(
             agent=self.config.agent,
-            agent_config=asdict(self.config.agent_config),
+            agent_config=self.trainer.agent_config,
             env=env_record,
             seed=seed,
             group_seeds=list(self.seeds),
             share=1 / len(self.seeds),
             budget=self.config.budget,
-            run_config=asked | {"compiled": self.compiled, "torch_threads": torch.get_num_threads()},
+            run_config=asked | {"compiled": self.trainer.compiled, "torch_threads": torch.get_num_threads()},
             command=list(self.config.command),
             started_utc=now_utc(),
             versions=versions(),
@@ -245,12 +226,14 @@ class Group:
             self._evaluated(event)
         elif isinstance(event, Ended):
             for k, folder in enumerate(self.folders):
-                folder.checkpoint(self._final_state(k))
-            self._write_ledger(event.status, self.learner.params_sha256())
+                folder.checkpoint(self.trainer.checkpoint_file, partial(self.trainer.save, k))
+            self.meter.lap("io")
+            self._write_ledger(event.status, self.trainer.params_sha256())
+            self.status = event.status
         else:
-            self._heartbeat(event.metrics)
+            self._heartbeat(event)
 
-    def _heartbeat(self, metrics: Metrics | None) -> None:
+    def _heartbeat(self, event: Heartbeat) -> None:
         before = self._last_report
         reading = self._write_ledger(RUNNING, None)
         seconds, steps = self._last_report[0] - before[0], self._last_report[1] - before[1]
@@ -261,10 +244,8 @@ class Group:
                 "speed/steps per s": steps / seconds,
                 "speed/frames per s": self.counters.counts(k).frames / reading.wall_s,
                 "meter/energy, J": self.counters.joules,
-                "learning/epsilon": self.config.agent_config.epsilon(self.counters.steps),
+                **{f"learning/{name}": value[k] for name, value in event.learning.items()},
             }
-            if metrics is not None:
-                values |= {f"learning/{name}": float(value[k]) for name, value in metrics._asdict().items()}
             curves.over_steps(values, self.counters.steps)
             curves.flush()
             self.scores[k].clear()
@@ -360,21 +341,6 @@ class Group:
             )
         )
         self._last_report = (whole.wall_s, counters.steps)
-
-    def _final_state(self, k: int) -> dict[str, Any]:
-        """What an agent needs to play, for one seed: plain data and tensors."""
-        network = self.learner.network
-        named = {name: tensor.clone() for name, tensor in network.unflatten(self.learner.params[k].cpu()).items()}
-        return {
-            "agent": self.config.agent,
-            "agent_config": asdict(self.config.agent_config),
-            "env": self.env_spec.id,
-            "protocol": self.protocol.name,
-            "seed": self.seeds[k],
-            "num_actions": self.env_spec.num_actions,
-            "obs_shape": list(self.learner.layout.obs_shape),
-            "params": named,
-        }
 
 
 def now_utc() -> str:

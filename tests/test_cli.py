@@ -86,6 +86,25 @@ def test_agents_and_envs_are_listed(tmp_path: Path) -> None:
     assert "nature, sticky, atari100k" in rows["ALE/Breakout-v5"]
 
 
+def test_a_baseline_trains_beside_ours_and_is_listed(trained: Path) -> None:
+    settings = ["--sb3.net-arch", "16", "--sb3.learning-starts", "50", "--sb3.train-freq", "4", "--sb3.gradient-steps", "1"]
+    done = playmeter(
+        "train", "sb3:dqn", "CartPole-v1", "--budget", "400-steps", "--evals", "2", "--out", "beside", *settings, cwd=trained
+    )
+    assert done.returncode == 0, done.stderr
+    record = schema.read_run(trained / "beside/CartPole-v1/sb3-dqn/seed0")
+    assert (record.agent, record.agent_config["net_arch"], record.agent_config["tau"]) == ("sb3:dqn", [16], 1.0)
+    summary = json.loads(playmeter("report", "results", "beside", "--json", "-", cwd=trained).stdout)
+    assert [comparison["agent"] for comparison in summary["comparisons"]] == ["dqn", "sb3:dqn"]
+    assert [run["frames"] for run in summary["runs"]] == [400] * 3
+    tree = playmeter("agents", cwd=trained).stdout
+    assert tree.index("dueling:") < tree.index("sb3:dqn:") < tree.index("sb3:qrdqn:") < tree.index("sb3:ppo:")
+    page = playmeter("agents", "sb3:dqn", cwd=trained).stdout
+    assert "stable_baselines3.DQN" in page
+    assert "dqn.yml CartPole-v1" in page
+    assert "target_update_interval" in page
+
+
 BAD = {
     "no command": ([], "usage"),
     "unknown command": (["trian"], "did you mean train"),
@@ -99,6 +118,12 @@ BAD = {
     "cuda": (["train", "dqn", "CartPole-v1", "--device", "cuda"], "--device cpu"),
     "bad setting": (["train", "dqn", "CartPole-v1", "--agent.gamma", "1.5"], "agent.gamma"),
     "unknown flag": (["train", "dqn", "CartPole-v1", "--bugdet", "1h"], "--budget"),
+    "unknown baseline": (["train", "sb3:pqo", "CartPole-v1"], "did you mean sb3:ppo"),
+    "unknown baseline page": (["agents", "sb3:dqm"], "did you mean sb3:dqn"),
+    "unknown baseline setting": (["train", "sb3:dqn", "CartPole-v1", "--sb3.learning-rat", "1"], "--sb3.learning-rate"),
+    "bad baseline setting": (["train", "sb3:dqn", "CartPole-v1", "--sb3.gamma", "1.5"], "sb3.gamma"),
+    "a setting of ours for a baseline": (["train", "sb3:dqn", "CartPole-v1", "--compile", "on"], "unknown option --compile"),
+    "an image policy for a vector": (["train", "sb3:dqn", "CartPole-v1", "--sb3.policy", "CnnPolicy"], "MlpPolicy"),
     "unwritable": (["train", "dqn", "CartPole-v1", "--out", "file/results"], "--out"),
     "report on nothing": (["report", "nowhere"], "nowhere"),
     "report on an empty folder": (["report", "empty"], "empty"),
