@@ -1,0 +1,165 @@
+"""Reproduce published scores: run the trainings, keep their small summaries, write the tables of docs/reproduction.md.
+
+    python -m tests.slow.reproduction run classic --only CartPole-v1     # hours; a job whose runs are finished is not run again
+    python -m tests.slow.reproduction summarise                          # results/reproduction/*  ->  docs/reproduction/*.json
+    python -m tests.slow.reproduction tables                             # docs/reproduction/*.json  ->  docs/reproduction.md
+
+A published figure is *inside* where it lies in the 95 % interval of ours; where its own spread over runs is known, the page says too
+whether our mean lies within two standard deviations of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from analysis.report import write_report
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE, SUMMARIES = ROOT / "docs/reproduction.md", ROOT / "docs/reproduction"
+PUBLISHED = ROOT / "analysis/data/published_scores.csv"
+CLASSIC, MINATAR = ("dqn", "c51", "qrdqn", "iqn", "rainbow"), ("dqn", "rainbow")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One ``playmeter train``."""
+
+    agent: str
+    env: str
+    budget: str
+    seeds: int
+    options: tuple[str, ...] = ()
+
+    def command(self, out: str) -> list[str]:
+        words = ["playmeter", "train", self.agent, self.env, "--budget", self.budget, "--seeds", str(self.seeds)]
+        return [*words, *self.options, "--out", out]
+
+
+def classic(env: str, budget: str) -> list[Job]:
+    return [Job(agent, env, budget, 10, ("--evals", "10", "--eval-episodes", "20")) for agent in CLASSIC]
+
+
+ATARI100K = ("--protocol", "atari100k", "--evals", "1")
+SUITES = {
+    "classic": [
+        *classic("CartPole-v1", "50k-steps"),
+        *classic("Acrobot-v1", "50k-steps"),
+        *classic("LunarLander-v3", "150k-steps"),
+    ],
+    "minatar": [
+        Job(agent, f"MinAtar/{game}-v1", "1M-steps", 5, ("--evals", "5", "--eval-episodes", "30"))
+        for game in ("Breakout", "Asterix")
+        for agent in MINATAR
+    ],
+    "atari100k": [
+        Job("der", "ALE/MsPacman-v5", "100k-steps", 2, ATARI100K),
+        Job("der", "ALE/RoadRunner-v5", "100k-steps", 2, ATARI100K),
+        Job("drq_eps", "ALE/MsPacman-v5", "100k-steps", 1, ATARI100K),
+    ],
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("run", "summarise", "tables"))
+    parser.add_argument("suites", nargs="*", default=list(SUITES), metavar="suite", help=", ".join(SUITES))
+    parser.add_argument("--only", help="run: part of an agent's or environment's name")
+    parser.add_argument("--threads", help="run: CPU threads of torch")
+    parser.add_argument("--results", type=Path, default=Path("results/reproduction"))
+    asked = parser.parse_args()
+    for suite in asked.suites:
+        folder = asked.results / suite
+        if asked.what == "run":
+            run(suite, folder, asked.only or "", asked.threads)
+        elif asked.what == "summarise" and folder.is_dir():
+            (SUMMARIES / f"{suite}.json").write_text(json.dumps(small(write_report([folder], None, None)), indent=1) + "\n")
+    if asked.what == "tables":
+        PAGE.write_text(with_tables(PAGE.read_text()))
+
+
+def run(suite: str, folder: Path, only: str, threads: str | None) -> None:
+    for job in SUITES[suite]:
+        if only not in f"{job.agent} {job.env}" or finished(job, folder):
+            continue
+        command = [sys.executable, "-m", *job.command(str(folder)), *(("--threads", threads) if threads else ())]
+        subprocess.run(command, check=True)
+
+
+def finished(job: Job, folder: Path) -> bool:
+    return len(list((folder / job.env / job.agent).glob("seed*/checkpoints/final.*"))) >= job.seeds
+
+
+def small(summary: dict[str, Any]) -> dict[str, Any]:
+    """The summary without its runs: what differs between them is in the comparisons' per_seed."""
+    machines = {json.dumps([run["machine"], run["versions"], run["git_commit"]], sort_keys=True) for run in summary["runs"]}
+    shas = {run["id"]: run["params_sha256"] for run in summary["runs"]}
+    kept = {key: value for key, value in summary.items() if key != "runs"}
+    return kept | {"machines": [json.loads(text) for text in sorted(machines)], "params_sha256": shas}
+
+
+def with_tables(page: str) -> str:
+    """The page with the text between each pair of markers made anew."""
+    for suite, jobs in SUITES.items():
+        path = SUMMARIES / f"{suite}.json"
+        if not path.exists():
+            continue
+        before, _, rest = page.partition(f"<!-- {suite} -->\n")
+        _, _, after = rest.partition(f"<!-- end of {suite} -->\n")
+        table = "\n".join(rows(jobs, json.loads(path.read_text())["comparisons"]))
+        page = f"{before}<!-- {suite} -->\n{table}\n<!-- end of {suite} -->\n{after}"
+    return page
+
+
+def rows(jobs: list[Job], comparisons: list[dict[str, Any]]) -> Iterator[str]:
+    published = list(csv.DictReader(PUBLISHED.open()))
+    yield "| environment | agent | steps | seeds | IQM (95 %) | mean | published | steps, kind | inside? |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    for job in jobs:
+        found = [c for c in comparisons if (c["env"], c["agent"], c["budget"]) == (job.env, job.agent, job.budget)]
+        ours = found[0] if found and found[0]["finished"] else None
+        start = f"| {job.env} | {job.agent} | {job.budget.removesuffix('-steps')} | "
+        if ours is None:
+            yield f"{start}{job.seeds} | not run yet | | | | |"
+            continue
+        score = ours["score"]
+        start += f"{ours['n_runs']} | {number(score['iqm'])} ({number(score['low'])} to {number(score['high'])}) | {number(score['mean'])} | "
+        neighbours = [row for row in published if row["agent"] == job.agent and same_task(row["env"], job.env)]
+        for row in neighbours:
+            spread = f" ± {number(float(row['std']))} {row['std_kind']}" if row["std"] else ""
+            figure = f"{row['published_as']}: {number(float(row['score']))}{spread}"
+            yield f"{start}{figure} | {int(row['steps']):,}, {row['score_kind']} | {verdict(score, row)} |"
+        if not neighbours:
+            yield f"{start}none in our tables | | |"
+
+
+def same_task(published: str, ours: str) -> bool:
+    return (
+        published.removesuffix("-v2") == ours.removesuffix("-v3") if published.startswith("LunarLander") else published == ours
+    )
+
+
+def verdict(score: dict[str, Any], row: dict[str, str]) -> str:
+    figure = float(row["score"])
+    place = (
+        "inside" if score["low"] <= figure <= score["high"] else "ours is higher" if score["low"] > figure else "ours is lower"
+    )
+    if row["std_kind"] != "over runs" or place == "inside":
+        return place
+    near = abs(score["mean"] - figure) <= 2 * float(row["std"])
+    return f"{place}, {'within' if near else 'beyond'} two deviations"
+
+
+def number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.3g}"
+
+
+if __name__ == "__main__":
+    main()
