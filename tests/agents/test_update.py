@@ -11,6 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from scipy.special import softmax
+from scipy.stats import entropy
 
 from agents.config import AgentConfig
 from agents.heads import huber
@@ -177,8 +178,8 @@ SMALL = AgentConfig(
     num_tau=6,
     num_tau_target=7,
     num_tau_act=4,
-    munchausen_temperature=0.05,
-    munchausen_clip=-0.15,
+    munchausen_temperature=0.3,  # policies that are far from certain, so that their entropy counts
+    munchausen_clip=-0.4,
     optimiser="rmsprop",  # lr / sqrt(eps) = 1: the step is the gradient
     optimiser_eps=1e12,
     learning_rate=1e6,
@@ -383,9 +384,11 @@ def test_the_cases_tell_the_ideas_apart() -> None:
         assert any(goals["greedy"][b] == goals["double"][b] for b in alive)
         case = Case.of(head, "munchausen")
         q = np.array(case.values(case.outputs(case.target, case.batch.obs, 1, case.noise.tau_select)))
-        scaled = 0.05 * np.log(softmax(q / 0.05, axis=1))[range(8), case.batch.action]
-        assert (scaled < -0.15).any()
-        assert (scaled > -0.15).any()
+        policy = softmax(q / 0.3, axis=1)
+        scaled = 0.3 * np.log(policy)[range(8), case.batch.action]
+        assert (scaled < -0.4).any()
+        assert (scaled > -0.4).any()
+        assert 0.3 * entropy(policy, axis=1).max() > 0.15
         if head == "c51":
             returns = [z for goal in goals["greedy"] for z, _ in goal]
             assert min(returns) < -2
