@@ -135,6 +135,9 @@ def test_acting_and_the_three_networks_of_an_update_have_noise_of_their_own_for_
         assert correlation < 5 / math.sqrt(size), pair
     for name, values in series.items():
         assert values.std() == pytest.approx(1, abs=0.05), name
+    everything = np.concatenate(list(series.values()))
+    repeated = 1 - len(np.unique(everything)) / len(everything)
+    assert repeated < 0.01, "no number is used twice at whatever time; single precision has a few that are equal by chance"
 
 
 def test_the_taus_of_prediction_target_and_selection_are_drawn_apart() -> None:

@@ -71,10 +71,11 @@ def test_each_row_owns_its_share_of_the_unit_interval_in_order() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_row_of_priority_zero_is_not_drawn_even_where_rounding_points_at_it(seed: int) -> None:
-    """Numbers next to the boundaries of all blocks and rows, and next to 0 and 1, where first and last rows of blocks are 0."""
+    """Numbers at and next to the boundaries of all blocks and rows, where the first and last rows of blocks are 0, and whole blocks."""
     rng = np.random.default_rng(seed)
     values = 10 ** rng.uniform(-6, 3, (1, 256))
     values[:, ::16] = values[:, 15::16] = 0  # blocks have 16 rows
+    values[:, :16] = values[:, 80:96] = values[:, -16:] = 0  # and some have nothing to draw
     it = filled(values)
     blocks = it.block_sum[0].numpy().cumsum()
     ends = np.concatenate([blocks, np.cumsum(values), [0.0]]) / blocks[-1]
