@@ -164,6 +164,16 @@ def test_one_seed_alone_and_as_one_of_four_give_the_same_losses_with_every_idea(
     np.testing.assert_allclose(one_of_four, alone, rtol=5e-4)
 
 
+def test_shift_and_brightness_reach_the_update() -> None:
+    still = replace(DRQ, shift_pixels=0, intensity_scale=0.0)
+    losses = [
+        losses_of(config, (7,), updates=2)
+        for config in (still, replace(still, shift_pixels=4), replace(still, intensity_scale=0.3), still)
+    ]
+    np.testing.assert_array_equal(losses[0], losses[3])
+    assert len({loss[0] for loss in losses}) == 3, "the same transitions, looked at in three ways"
+
+
 @pytest.mark.compiler
 def test_eager_and_compiled_give_the_same_losses_for_rainbow() -> None:
     """The other agents, and rainbow's several seeds, are compiled in tests/slow: half a minute each where nothing is cached."""

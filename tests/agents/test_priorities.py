@@ -265,17 +265,32 @@ def test_an_update_writes_the_errors_of_the_rows_it_sampled_to_those_rows(share:
         np.testing.assert_allclose(after[changed], errors[changed] ** 0.6, rtol=1e-4)
 
 
-def test_the_rows_an_update_changes_are_those_its_random_numbers_point_at() -> None:
-    it, twin = learner(CONFIG), learner(CONFIG)
+def test_an_update_changes_the_rows_its_random_numbers_point_at_and_weighs_their_losses() -> None:
+    """25 steps after a warm-up of 30 and 0.4 to 1 over 50 steps: the exponent of the weights is 0.7."""
+    config = replace(CONFIG, importance_anneal_steps=50)
+    it, twin = learner(config), learner(config)
     for one in (it, twin):
         play(one, 45)
-    numbers = twin._update_noise.draw()
-    rows = sample(twin.layout, twin.replay.storage, numbers, torch.ones(()))[1]
+        one.update()
+        one.steps = 55
+    rows, weights = weighted_sample(twin, 0.7)
     before = it.replay.storage.priorities.value.flatten(1).clone()
-    it.update()
+    errors = td_errors(it)
+    first, count = it.replay.storage.clock.tolist()
+    loss = it.update().loss
     changed = before != it.replay.storage.priorities.value.flatten(1)
     for seed in range(2):
         assert set(changed[seed].nonzero()[:, 0].tolist()) == set(rows[seed].tolist())
+        place = rows[seed] // 30 * count + (rows[seed] - first) % 30
+        delta = errors[seed, place]
+        huber = torch.nn.functional.smooth_l1_loss(delta, torch.zeros_like(delta), reduction="none")
+        assert loss[seed].item() == pytest.approx((weights[seed] * huber).mean().item(), rel=1e-4)
+
+
+def weighted_sample(it: Learner, exponent: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows and weights [S, B] that the next update will see, found with its own random numbers."""
+    batch, rows = sample(it.layout, it.replay.storage, it._update_noise.draw(), torch.tensor(exponent))
+    return rows, batch.weight
 
 
 def test_a_priority_is_cut_at_100_before_the_exponent() -> None:
