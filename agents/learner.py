@@ -117,9 +117,8 @@ class Learner:
         """Compile before the clock of the first step runs: every call once, on copies, so that nothing is changed."""
         params, target = self.params.clone(), self.target.clone()
         optimiser = OptState(*(tensor.clone() for tensor in self.optimiser))
-        acting = Acting(
-            self.batched(obs), torch.full_like(self._act_noise.peek(), 0.5), self._act_normal.peek().zero_(), self._epsilon
-        )
+        half, zero = torch.full_like(self._act_noise.peek(), 0.5), torch.zeros_like(self._act_normal.peek())
+        acting = Acting(self.batched(obs), half, zero, self._epsilon)
         storage = self.replay.storage
         storage = storage._replace(
             clock=torch.tensor([0, 1], device=self.device),

@@ -51,7 +51,7 @@ def draw(priorities: Priorities, uniform: Tensor) -> tuple[Tensor, Tensor]:
     inside = priorities.value[seed, block]  # [S, B, block_length]
     upto_inside = inside.cumsum(-1)
     before = upto[seed, block] - priorities.block_sum[seed, block]
-    rest = _below(point - before, upto_inside[..., -1])
+    rest = _below((point - before).clamp(min=0), upto_inside[..., -1])  # rounding may lead before the block as well
     place = (upto_inside <= rest[..., None]).sum(-1)
     value = inside.gather(-1, place[..., None]).squeeze(-1)
     return block * inside.shape[-1] + place, value / total

@@ -16,7 +16,9 @@ from agents.config import AgentConfig
 from agents.heads import categorical_projection, huber, log_policy, munchausen_bonus, quantile_huber_loss
 from agents.networks import FlatNetwork
 
-MAX_PRIORITY = 100.0  # before the exponent; dqn_zoo, rainbow/agent.py
+# Before the exponent. An error of exactly 0 keeps a small priority, or its row would never be drawn again, and once all errors are 0
+# nothing could be drawn at all (Schaul et al. 2016, section 3.3). The upper end is that of dqn_zoo, rainbow/agent.py.
+MIN_PRIORITY, MAX_PRIORITY = 1e-6, 100.0
 
 
 class Batch(NamedTuple):
@@ -116,7 +118,7 @@ def make_update(config: AgentConfig, network: FlatNetwork) -> Update:
         if config.max_grad_norm is not None:
             gradient = gradient * (config.max_grad_norm / norm.clamp(min=config.max_grad_norm))
         params, state = step(params, gradient, state, config.learning_rate, config.optimiser_eps)
-        return params, state, priorities.clamp(max=MAX_PRIORITY), Metrics(loss, mean_q, norm)
+        return params, state, priorities.clamp(MIN_PRIORITY, MAX_PRIORITY), Metrics(loss, mean_q, norm)
 
     return update
 

@@ -25,19 +25,23 @@ CONFIG = AgentConfig(
 )
 
 
-def learner(seeds: tuple[int, ...], config: AgentConfig = CONFIG, **options: Any) -> Learner:
+def learner(
+    seeds: tuple[int, ...], config: AgentConfig = CONFIG, frame_shape: tuple[int, ...] = (4,), **options: Any
+) -> Learner:
     layout = ReplayLayout(
         seeds=len(seeds),
         envs_per_seed=config.envs_per_seed,
         capacity=config.replay_capacity // config.envs_per_seed,
-        frame_shape=(4,),
-        pixels=False,
+        frame_shape=frame_shape,
+        pixels=len(frame_shape) > 1,
         stack=1,
         stack_padding="zeros",
         max_episode_steps=30,
         n_step=config.n_step,
         gamma=config.gamma,
         clip_rewards=False,
+        prioritized=config.prioritized,
+        priority_uniform_share=config.priority_uniform_share,
     )
     return Learner(config, layout, 3, seeds, **options)
 
@@ -64,6 +68,16 @@ class Toy:
         for k in np.flatnonzero(done):
             self.state[k], self.age[k] = self.generators[k].normal(size=4), 0
         return reward, terminal, truncated, final
+
+
+class Pictures(Toy):
+    """The same world seen as two channels of 36 x 36 pixels."""
+
+    def obs(self) -> np.ndarray:
+        x, y = np.mgrid[:36, :36] / 6
+        first, second, third, fourth = (self.state[:, k, None, None].round(2) for k in range(4))
+        waves = np.stack([np.sin(first + x * second + y), np.cos(third + y * fourth + x)], axis=1)
+        return (127.5 + 127 * waves).astype(np.uint8)
 
 
 def train(it: Learner, steps: int, fused: bool = True, world: Toy | None = None) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -110,6 +124,61 @@ def test_eager_and_compiled_one_seed_and_one_of_four_give_the_same_losses() -> N
     for name, (losses, actions) in runs.items():
         np.testing.assert_array_equal(actions, reference_actions, err_msg=name)
         np.testing.assert_allclose(losses, reference, rtol=2e-4, err_msg=name)
+
+
+RAINBOW = replace(
+    CONFIG,
+    head="c51",
+    num_atoms=21,
+    v_min=-20.0,
+    v_max=5.0,
+    double=True,
+    dueling=True,
+    noisy=True,
+    prioritized=True,
+    priority_uniform_share=0.1,
+    n_step=3,
+)
+IQN = replace(CONFIG, head="iqn", num_tau=6, num_tau_target=5, num_tau_act=4, tau_cosines=8)
+DRQ = replace(
+    CONFIG, encoder="der", hidden=(16,), batch_size=4, augment=True, double=True, dueling=True, target_ema_rate=0.05, n_step=3
+)
+NATURE = replace(DRQ, encoder="nature")
+AGENTS = {"rainbow": RAINBOW, "iqn": IQN, "drq with der's encoder": DRQ, "drq with nature's encoder": NATURE}
+
+
+def losses_of(config: AgentConfig, seeds: tuple[int, ...], updates: int = 30, compile: bool = False) -> np.ndarray:
+    """Losses of seed 7 over the first updates."""
+    pictures = config.encoder != "mlp"
+    it = learner(seeds, config, (2, 36, 36) if pictures else (4,), compile=compile)
+    world = (Pictures if pictures else Toy)(seeds)
+    losses, _ = train(it, updates + 22, world=world, fused=False)
+    assert len(losses) >= updates
+    return np.array([loss[seeds.index(7)] for loss in losses[:updates]])
+
+
+@pytest.mark.parametrize("config", AGENTS.values(), ids=AGENTS)
+def test_one_seed_alone_and_as_one_of_four_give_the_same_losses_with_every_idea(config: AgentConfig) -> None:
+    alone, one_of_four = losses_of(config, (7,)), losses_of(config, (3, 5, 7, 9))
+    assert len(set(alone)) == 30
+    np.testing.assert_allclose(one_of_four, alone, rtol=5e-4)
+
+
+def test_shift_and_brightness_reach_the_update() -> None:
+    still = replace(DRQ, shift_pixels=0, intensity_scale=0.0)
+    losses = [
+        losses_of(config, (7,), updates=2)
+        for config in (still, replace(still, shift_pixels=4), replace(still, intensity_scale=0.3), still)
+    ]
+    np.testing.assert_array_equal(losses[0], losses[3])
+    assert len({loss[0] for loss in losses}) == 3, "the same transitions, looked at in three ways"
+
+
+@pytest.mark.compiler
+def test_eager_and_compiled_give_the_same_losses_for_rainbow() -> None:
+    """The other agents, and rainbow's several seeds, are compiled in tests/slow: half a minute each where nothing is cached."""
+    config = replace(RAINBOW, hidden=(16,))
+    np.testing.assert_allclose(losses_of(config, (7,), compile=True), losses_of(config, (7,)), rtol=5e-4)
 
 
 def test_seeds_of_a_group_differ() -> None:
@@ -210,20 +279,44 @@ def test_epsilon_schedule() -> None:
     assert [config.epsilon(s) for s in (0, 99, 100, 200, 300, 10**6)] == pytest.approx([1, 1, 1, 0.55, 0.1, 0.1])
 
 
-def test_state_dict_continues_exactly(tmp_path: Any) -> None:
+def test_importance_exponent_schedule() -> None:
+    """By hand: constant through the warm-up of 100 steps, then 0.4 to 1 over 200 steps, half of it after 100."""
+    config = replace(
+        CONFIG,
+        learning_starts_steps=100,
+        importance_exponent_start=0.4,
+        importance_exponent_end=1.0,
+        importance_anneal_steps=200,
+    )
+    exponents = [config.importance_exponent(s) for s in (0, 100, 150, 200, 300, 10**6)]
+    assert exponents == pytest.approx([0.4, 0.4, 0.55, 0.7, 1, 1])
+    at_once = replace(config, importance_anneal_steps=0)
+    assert at_once.importance_exponent(100) == 1
+
+
+def test_the_schedules_reach_acting_and_learning() -> None:
+    config = replace(CONFIG, learning_starts_steps=10, epsilon_end=0.5, epsilon_decay_steps=20, importance_anneal_steps=60)
+    it = learner((0,), config)
+    it.steps = 25  # 15 steps after the warm-up: 3/4 of the way to 0.5, 1/4 of the way from 0.4 to 1
+    assert it._observe(np.zeros((1, 4), np.float32)).epsilon.item() == pytest.approx(0.625)
+    assert it._learning().importance_exponent.item() == pytest.approx(0.55)
+
+
+@pytest.mark.parametrize(("config", "steps"), [(CONFIG, 600), (RAINBOW, 150)], ids=["dqn", "rainbow"])
+def test_state_dict_continues_exactly(tmp_path: Any, config: AgentConfig, steps: int) -> None:
     """Saved to disk and read back safely, the copy does what the original does, bit for bit."""
-    it, toy = learner((0, 1)), Toy((0, 1))
+    it, toy = learner((0, 1), config), Toy((0, 1))
     train(it, 47, world=toy)
     torch.save(it.state_dict(), tmp_path / "state.pt")
-    copy = learner((0, 1))
+    copy = learner((0, 1), config)
     copy.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     twin = Toy((0, 1))
     twin.generators = [np.random.default_rng() for _ in range(2)]
     for one, other in zip(twin.generators, toy.generators, strict=True):
         one.bit_generator.state = other.bit_generator.state
     twin.state, twin.age = toy.state.copy(), toy.age.copy()
-    losses, actions = train(it, 600, world=toy)
-    losses_copy, actions_copy = train(copy, 600, world=twin)
+    losses, actions = train(it, steps, world=toy)
+    losses_copy, actions_copy = train(copy, steps, world=twin)
     np.testing.assert_array_equal(losses, losses_copy)
     np.testing.assert_array_equal(actions, actions_copy)
     assert it.params_sha256() == copy.params_sha256()

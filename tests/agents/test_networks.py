@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from agents.config import AgentConfig, ConfigError
 from agents.networks import QNetwork, flat_network
@@ -77,3 +79,67 @@ def test_initial_weights_and_biases_are_uniform_within_one_over_root_fan_in() ->
 def test_an_encoder_that_cannot_read_the_observations_is_refused(encoder: str, shape: tuple[int, ...], fault: str) -> None:
     with pytest.raises(ConfigError, match=fault):
         QNetwork(AgentConfig(encoder=encoder), shape, 2)  # type: ignore[arg-type]
+
+
+def dense(module: torch.nn.Linear, x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return module.weight.detach().double().numpy() @ x + module.bias.detach().double().numpy()
+
+
+def relu(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.maximum(x, 0)
+
+
+@pytest.mark.parametrize("dueling", [False, True])
+def test_iqn_equals_the_papers_equations_one_quantile_at_a_time(dueling: bool) -> None:
+    """Dabney et al. 2018a, section 3.1 and eq. 4: f(psi(x) * phi(tau)), phi_j = ReLU(sum_{i=0}^{n-1} cos(pi i tau) w_ij + b_j)."""
+    config = AgentConfig(hidden=(7, 6), head="iqn", tau_cosines=9, dueling=dueling)
+    torch.manual_seed(0)
+    net = QNetwork(config, (3,), 4)
+    obs, tau = torch.randn(5, 3), torch.rand(5, 8)
+    actual = net(obs, None, tau)
+    assert actual.shape == (5, 4, 8)
+    for b in range(5):
+        psi = relu(dense(net.trunk[0], obs[b].double().numpy()))
+        for k in range(8):
+            cosines = np.array([math.cos(math.pi * i * tau[b, k].item()) for i in range(9)])
+            x = psi * relu(dense(net.tau_embedding, cosines))
+            expected = dense(net.advantage, relu(dense(net.advantage_hidden, x)))
+            if dueling:
+                expected = dense(net.value, relu(dense(net.value_hidden, x))) + expected - expected.mean()
+            np.testing.assert_allclose(actual[b, :, k].detach(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_value_of_an_iqn_action_is_the_mean_of_its_quantiles_at_the_midpoints() -> None:
+    net = QNetwork(AgentConfig(hidden=(6,), head="iqn", num_tau_act=4), (3,), 2)
+    obs = torch.randn(5, 3)
+    alone = [net(obs, None, torch.full((5, 1), tau))[..., 0] for tau in (0.125, 0.375, 0.625, 0.875)]
+    torch.testing.assert_close(net.q_values(net(obs)), sum(alone) / 4)
+
+
+def test_the_value_of_a_c51_action_is_the_mean_of_its_histogram() -> None:
+    net = QNetwork(AgentConfig(head="c51", num_atoms=4, v_min=-1.0, v_max=2.0), (3,), 2)
+    logits = 3 * torch.randn(5, 2, 4)
+    powers = np.exp(logits.double().numpy())
+    expected = (powers * [-1, 0, 1, 2]).sum(-1) / powers.sum(-1)
+    np.testing.assert_allclose(net.q_values(logits), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_dueling_joins_each_atom_with_the_mean_over_actions_of_that_atom() -> None:
+    """Hessel et al. 2018, section 4: logits of atom i are v^i + a^i(action) - mean over actions of a^i."""
+    net = QNetwork(AgentConfig(hidden=(6,), head="c51", num_atoms=5, dueling=True), (3,), 4)
+    obs = torch.randn(2, 3)
+    out = net(obs)
+    for b in range(2):
+        x = obs[b].double().numpy()
+        value = dense(net.value, relu(dense(net.value_hidden, x)))
+        advantage = dense(net.advantage, relu(dense(net.advantage_hidden, x))).reshape(4, 5)
+        for atom in range(5):
+            for a in range(4):
+                expected = value[atom] + advantage[a, atom] - sum(advantage[k, atom] for k in range(4)) / 4
+                assert out[b, a, atom].item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_der_network_is_that_of_the_paper() -> None:
+    """van Hasselt et al. 2019: 32 channels of 5x5 stride 5, 64 channels of 5x5 stride 5; 84 pixels become 16, then 3."""
+    expected = [(32, 4, 5, 5), (64, 32, 5, 5), (256, 576), (6, 256)]
+    assert shapes(AgentConfig(encoder="der", hidden=(256,)), (4, 84, 84), 6) == expected

@@ -11,8 +11,10 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
+from agents.config import AgentConfig
+from agents.networks import QNetwork, flat_network
 from agents.replay import Replay, ReplayLayout, gather, sample
-from agents.update import Batch
+from agents.update import Batch, OptState, UpdateNoise, make_update
 
 PLAIN = torch.zeros(())  # the exponent of importance weights, where sampling is uniform
 LIMIT = 7  # steps: the time limit of the toy game
@@ -159,6 +161,65 @@ def test_truncation_bootstraps_and_life_loss_does_not() -> None:
     batch = gather(rules, replay.storage, torch.zeros(1, 4, dtype=torch.int64), torch.arange(4)[None])
     assert batch.discount[0].tolist() == pytest.approx([0.9, 0.0, 0.9, 0.9])
     assert batch.next_obs[0, [0, 2, 3], 0].tolist() == [1, 99, 4], "the truncated step bootstraps from what came last"
+
+
+def steady(ends: dict[int, str], steps: int = 30, n_step: int = 20, gamma: float = 0.997) -> Batch:
+    """Transitions from row 0 on of one lane that observes t and earns t + 1 at row t; ``ends`` says where and how it ends."""
+    rules = layout(
+        seeds=1, envs_per_seed=1, n_step=n_step, gamma=gamma, stack=1, frame_shape=(1,), pixels=False, max_episode_steps=25
+    )
+    replay = Replay(rules, torch.device("cpu"))
+    for t in range(steps):
+        end = ends.get(t, "")
+        over, cut = np.array([end == "game over"]), np.array([end == "truncation"])
+        replay.begin(np.array([[t]], np.float32))
+        replay.complete(
+            np.array([0]), np.array([t + 1.0]), over | (end == "life loss"), over | cut, cut, np.array([[1000 + t]], np.float32)
+        )
+    return gather(rules, replay.storage, torch.zeros(1, 9, dtype=torch.int64), torch.arange(9)[None])
+
+
+def test_twenty_steps_sum_discounted_rewards_and_bootstrap_with_gamma_to_the_20() -> None:
+    batch = steady({})
+    for t in range(9):
+        expected = sum(0.997**k * (t + k + 1) for k in range(20))
+        assert batch.reward[0, t].item() == pytest.approx(expected, rel=1e-5)
+        assert batch.discount[0, t].item() == pytest.approx(0.997**20, rel=1e-5)
+        assert batch.next_obs[0, t].item() == t + 20
+
+
+@pytest.mark.parametrize(("how", "alive"), [("game over", 0.0), ("life loss", 0.0), ("truncation", 1.0)])
+def test_an_end_inside_twenty_steps_cuts_the_return_there(how: str, alive: float) -> None:
+    """The end at row 7 is k = 7 - t rewards away: the last reward counts, and only a truncation bootstraps, with gamma^(k + 1)."""
+    batch = steady({7: how})
+    for t in range(8):
+        length = 7 - t + 1
+        expected = sum(0.997**k * (t + k + 1) for k in range(length))
+        assert batch.reward[0, t].item() == pytest.approx(expected, rel=1e-5)
+        assert batch.discount[0, t].item() == pytest.approx(alive * 0.997**length, rel=1e-5)
+        if alive:
+            assert batch.next_obs[0, t].item() == 1007, "from what came last, not from the next episode's first observation"
+    assert batch.discount[0, 8].item() == pytest.approx(0.997**20, rel=1e-5), "the next episode is whole"
+
+
+def test_the_c51_target_of_twenty_steps_lies_at_the_return_plus_gamma_to_the_20_times_each_atom() -> None:
+    """From the replay through the update: one atom has nearly all mass at s', so the loss is the cross-entropy at one place."""
+    config = AgentConfig(hidden=(4,), head="c51", num_atoms=121, v_min=0.0, v_max=600.0, n_step=20, gamma=0.997)
+    net = flat_network(lambda: QNetwork(config, (1,), 1))
+    certain = torch.zeros(net.size)
+    net.unflatten(certain)["advantage.bias"][40] = 100.0  # the target network: 200 for sure
+    uniform = torch.zeros(net.size)
+    net.unflatten(uniform)["advantage.bias"].copy_(torch.linspace(0, 3, 121))  # every place has a cross-entropy of its own
+    batch = Batch(*(part[0] for part in steady({})))
+    noise = UpdateNoise(torch.zeros(3, 0), *torch.zeros(3, 9, 0))
+    state = OptState(torch.zeros(net.size), torch.zeros(net.size), torch.zeros(()))
+    losses = make_update(config, net)(uniform, certain, state, batch, noise)[2]
+    logits = np.linspace(0, 3, 121)
+    log_p = logits - np.log(np.exp(logits).sum())
+    for t in range(9):
+        goal = sum(0.997**k * (t + k + 1) for k in range(20)) + 0.997**20 * 200
+        expected = -np.interp(goal, np.linspace(0, 600, 121), log_p)
+        assert losses[t].item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_sampling_is_uniform_over_rows_and_environments_of_a_seed() -> None:
