@@ -12,7 +12,8 @@ from scipy import stats
 
 from agents.augment import augment
 from agents.config import AgentConfig
-from agents.learner import augmented
+from agents.learner import Learner, augmented, split_noise
+from agents.replay import ReplayLayout
 from agents.update import Batch
 
 
@@ -98,3 +99,15 @@ def test_a_batch_is_augmented_image_by_image_and_next_observations_apart() -> No
                 np.testing.assert_allclose(after[seed, b], expected, rtol=1e-6)
                 factors.add(factor)
     assert len(factors) == 12
+
+
+def test_sampling_shifts_and_brightness_of_both_observations_are_drawn_apart() -> None:
+    config = AgentConfig(encoder="minatar", augment=True, batch_size=16, replay_capacity=50)
+    layout = ReplayLayout(2, 1, 50, (4, 10, 10), True, 1, "zeros", None, 1, 0.99, False)
+    it = Learner(config, layout, 3, (0, 1))
+    learning = it._learning()
+    which, _, shift, intensity = split_noise(config, it.network, learning.uniform, learning.normal)
+    assert (which.shape, shift.shape, intensity.shape) == ((2, 16), (2, 2, 16, 2), (2, 2, 16))
+    for parts in ((which, shift), (intensity,)):
+        numbers = torch.cat([part.flatten() for part in parts])
+        assert len(numbers.unique()) == len(numbers), "no number is used twice"
