@@ -17,8 +17,11 @@ from agents.heads import categorical_projection, huber, log_policy, munchausen_b
 from agents.networks import FlatNetwork
 
 # Before the exponent. An error of exactly 0 keeps a small priority, or its row would never be drawn again, and once all errors are 0
-# nothing could be drawn at all (Schaul et al. 2016, section 3.3). The upper end is that of dqn_zoo, rainbow/agent.py.
-MIN_PRIORITY, MAX_PRIORITY = 1e-6, 100.0
+# nothing could be drawn at all (Schaul et al. 2016, section 3.3).
+MIN_PRIORITY = 1e-6
+MAX_CROSS_ENTROPY_PRIORITY = (
+    100.0  # dqn_zoo, rainbow/agent.py. The other heads' errors have the scale of the rewards: no limit fits all
+)
 
 
 class Batch(NamedTuple):
@@ -118,7 +121,7 @@ def make_update(config: AgentConfig, network: FlatNetwork) -> Update:
         if config.max_grad_norm is not None:
             gradient = gradient * (config.max_grad_norm / norm.clamp(min=config.max_grad_norm))
         params, state = step(params, gradient, state, config.learning_rate, config.optimiser_eps)
-        return params, state, priorities.clamp(MIN_PRIORITY, MAX_PRIORITY), Metrics(loss, mean_q, norm)
+        return params, state, priorities.clamp(min=MIN_PRIORITY), Metrics(loss, mean_q, norm)
 
     return update
 
@@ -183,7 +186,7 @@ def _categorical_loss(
 ) -> tuple[Tensor, Tensor]:
     projected = categorical_projection(network.module.support(chosen), goal.returns, goal.weights)
     cross_entropy = -(projected * chosen.log_softmax(-1)).sum(-1)
-    return cross_entropy, cross_entropy
+    return cross_entropy, cross_entropy.clamp(max=MAX_CROSS_ENTROPY_PRIORITY)
 
 
 def _quantile_loss(

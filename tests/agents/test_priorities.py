@@ -293,13 +293,16 @@ def weighted_sample(it: Learner, exponent: float) -> tuple[torch.Tensor, torch.T
     return rows, batch.weight
 
 
-def test_a_priority_is_cut_at_100_before_the_exponent() -> None:
+def test_the_cross_entropy_of_c51_is_cut_at_100_before_the_exponent_and_errors_in_rewards_are_not() -> None:
     """dqn_zoo, rainbow/agent.py."""
-    it = learner(CONFIG)
-    play(it, 45, reward_scale=1e5)
-    for _ in range(20):
-        it.update()
-    assert it.replay.storage.priorities.largest.tolist() == pytest.approx([100**0.6] * 2)
+    sure, wrong = learner(replace(CONFIG, head="c51", num_atoms=5)), learner(CONFIG)
+    for it, scale in ((sure, 1e3), (wrong, 1.0)):
+        it.params.mul_(scale)
+        play(it, 45, reward_scale=1e5)
+        for _ in range(20):
+            it.update()
+    assert sure.replay.storage.priorities.largest.tolist() == pytest.approx([100**0.6] * 2)
+    assert (wrong.replay.storage.priorities.largest > 1_000**0.6).all()
 
 
 @pytest.mark.parametrize("head", ["scalar", "qr", "iqn"])
