@@ -131,6 +131,10 @@ class AgentConfig:
     """head scalar: Huber, which bounds every TD error's pull (Mnih et al. 2015 clip it), or the square. The other heads have losses
     of their own: cross-entropy (c51), quantile Huber with threshold 1 (qr, iqn)."""
 
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: updates compute convolutions and hidden layers in bfloat16 with float32 sums. Parameters, output layer, targets and losses
+    stay float32, and so does acting. For GPUs, and CPUs with bfloat16 instructions (AVX512-BF16, AMX)."""
+
     learning_rate: float = 1e-3
     """Step size of the optimiser."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -48,13 +49,25 @@ class QNetwork(nn.Module):
         self.noise_width += layer.noise_width
         return layer
 
-    def forward(self, obs: Tensor, noise: Tensor | None = None, tau: Tensor | None = None) -> Tensor:
+    def forward(self, obs: Tensor, noise: Tensor | None = None, tau: Tensor | None = None, bf16: bool = False) -> Tensor:
         """[B, A, Z].
 
         Args:
             noise: [noise_width] standard normal, for a noisy network; None takes the mean weights.
             tau: [B, N] quantiles in (0, 1), for iqn; None takes the midpoints of ``num_tau_act`` equal parts.
+            bf16: convolutions and hidden layers in bfloat16.
         """
+        with torch.autocast(obs.device.type, torch.bfloat16) if bf16 else nullcontext():
+            value_hidden, advantage_hidden = self._hidden(obs, noise, tau)
+        batch = advantage_hidden.shape[:-1]  # [B], or [B, N] with quantiles
+        out = self.advantage(advantage_hidden.float(), noise).unflatten(-1, (self.num_actions, -1))
+        if value_hidden is not None:
+            value = self.value(value_hidden.float(), noise)
+            out = value.unsqueeze(-2) + out - out.mean(dim=-2, keepdim=True)
+        return out if len(batch) == 1 else out.squeeze(-1).transpose(-1, -2)
+
+    def _hidden(self, obs: Tensor, noise: Tensor | None, tau: Tensor | None) -> tuple[Tensor | None, Tensor]:
+        """Inputs of the output layers, [B, H] or [B, N, H]: of the value stream (dueling), and of the advantages."""
         x = obs.float()
         if len(self.convs):
             x = x * self.scale
@@ -65,12 +78,8 @@ class QNetwork(nn.Module):
             x = torch.relu(layer(x, noise))
         if self.config.head == "iqn":
             x = self._at_quantiles(x, self.midpoints(x) if tau is None else tau)
-        batch = x.shape[:-1]  # [B], or [B, N] with quantiles
-        out = self.advantage(torch.relu(self.advantage_hidden(x, noise)), noise).unflatten(-1, (self.num_actions, -1))
-        if self.config.dueling:
-            value = self.value(torch.relu(self.value_hidden(x, noise)), noise)
-            out = value.unsqueeze(-2) + out - out.mean(dim=-2, keepdim=True)
-        return out if len(batch) == 1 else out.squeeze(-1).transpose(-1, -2)
+        value = torch.relu(self.value_hidden(x, noise)) if self.config.dueling else None
+        return value, torch.relu(self.advantage_hidden(x, noise))
 
     def _at_quantiles(self, x: Tensor, tau: Tensor) -> Tensor:
         """Features [B, F] at quantiles [B, N]: [B, N, F] (Dabney et al. 2018a, eq. 4; i = 0 to n - 1 as there)."""
@@ -168,9 +177,16 @@ class FlatNetwork:
         """Views into ``flat`` [P] by parameter name."""
         return {name: flat[offset : offset + math.prod(shape)].view(shape) for name, (offset, shape) in self.slices.items()}
 
-    def apply(self, params: dict[str, Tensor], obs: Tensor, noise: Tensor | None = None, tau: Tensor | None = None) -> Tensor:
+    def apply(
+        self,
+        params: dict[str, Tensor],
+        obs: Tensor,
+        noise: Tensor | None = None,
+        tau: Tensor | None = None,
+        bf16: bool = False,
+    ) -> Tensor:
         """What the head learns of the return, [B, A, Z], at observations [B, *obs_shape]; see :class:`QNetwork`."""
-        return functional_call(self.module, params, (obs, noise, tau))
+        return functional_call(self.module, params, (obs, noise, tau, bf16))
 
     def q_values(self, out: Tensor) -> Tensor:
         """Action values [..., A] of what ``apply`` returns."""

@@ -103,7 +103,7 @@ def make_update(config: AgentConfig, network: FlatNetwork) -> Update:
 
     def loss_fn(params: Params, target: Params, batch: Batch, noise: UpdateNoise) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         tau = noise.tau if config.head == "iqn" else None
-        out = network.apply(params, batch.obs, noise.normal[0], tau)  # [B, A, Z]
+        out = _forward(config, network, params, batch.obs, noise.normal[0], tau)  # [B, A, Z]
         with torch.no_grad():
             goal = bootstrap(config, network, params, target, batch, noise)
         chosen = out.gather(1, batch.action[:, None, None].expand(-1, 1, out.shape[-1])).squeeze(1)  # [B, Z]
@@ -126,16 +126,25 @@ def make_update(config: AgentConfig, network: FlatNetwork) -> Update:
     return update
 
 
+def _forward(
+    config: AgentConfig, network: FlatNetwork, params: Params, obs: Tensor, noise: Tensor, tau: Tensor | None
+) -> Tensor:
+    """The network as updates compute it, [B, A, Z]; gradients and targets see the same precision."""
+    return network.apply(params, obs, noise, tau, bf16=config.precision == "bf16")
+
+
 def _greedy_bootstrap(
     config: AgentConfig, network: FlatNetwork, params: Params, target: Params, batch: Batch, noise: UpdateNoise
 ) -> Bootstrap:
     """The return under the best next action, which the target network chooses, or the online one in double Q-learning."""
     iqn = config.head == "iqn"
-    out = network.apply(target, batch.next_obs, noise.normal[1], noise.tau_target if iqn else None)
+    out = _forward(config, network, target, batch.next_obs, noise.normal[1], noise.tau_target if iqn else None)
     if config.double:
-        q_select = network.q_values(network.apply(params, batch.next_obs, noise.normal[2], noise.tau_select if iqn else None))
+        q_select = network.q_values(
+            _forward(config, network, params, batch.next_obs, noise.normal[2], noise.tau_select if iqn else None)
+        )
     elif iqn:
-        q_select = network.q_values(network.apply(target, batch.next_obs, noise.normal[1], noise.tau_select))
+        q_select = network.q_values(_forward(config, network, target, batch.next_obs, noise.normal[1], noise.tau_select))
     else:
         q_select = network.q_values(out)
     if config.head == "c51":
@@ -154,11 +163,11 @@ def _munchausen_bootstrap(
     BTR (Clark et al. 2024): the others would need the observations in between.
     """
     iqn, temperature = config.head == "iqn", config.munchausen_temperature
-    out = network.apply(target, batch.next_obs, noise.normal[1], noise.tau_target if iqn else None)
+    out = _forward(config, network, target, batch.next_obs, noise.normal[1], noise.tau_target if iqn else None)
     q_next = network.q_values(out)
     if iqn:
-        q_next = network.q_values(network.apply(target, batch.next_obs, noise.normal[1], noise.tau_select))
-    q_now = network.q_values(network.apply(target, batch.obs, noise.normal[1], noise.tau_select if iqn else None))
+        q_next = network.q_values(_forward(config, network, target, batch.next_obs, noise.normal[1], noise.tau_select))
+    q_now = network.q_values(_forward(config, network, target, batch.obs, noise.normal[1], noise.tau_select if iqn else None))
     bonus = munchausen_bonus(q_now, batch.action, config.munchausen_alpha, temperature, config.munchausen_clip)
     scaled_log = log_policy(q_next, temperature)  # [B, A]
     policy = (scaled_log / temperature).exp()

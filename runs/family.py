@@ -16,6 +16,7 @@ from runs.loop import Event, Loop
 from runs.prepare import (
     Job,
     check_memory,
+    check_precision,
     check_warm_up,
     default_threads,
     open_books,
@@ -33,6 +34,7 @@ class FamilyTrainer:
 
     def __init__(self, job: Job, agent: AgentConfig) -> None:
         check_warm_up(job, agent.learning_starts_steps, "--agent.learning-starts-steps")
+        check_precision(agent, job.device)
         self.job, self.agent_config = job, asdict(agent)
         self.compiled = resolve_compile(job, agent)
         torch.set_num_threads(job.config.threads or default_threads(agent, len(job.seeds), self.compiled))

@@ -6,7 +6,7 @@ be counted wrongly (kernels that the counter does not know, grouped convolutions
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -28,6 +28,7 @@ class FlopCosts:
 
 def flop_costs(config: AgentConfig, layout: ReplayLayout, num_actions: int) -> FlopCosts:
     """Count them for one seed. Takes tens of milliseconds and no memory: nothing is computed."""
+    config = replace(config, precision="fp32")  # the products are the same, and the meta device knows no other precision
     network = q_network(config, layout, num_actions)
     size = config.batch_size
     meta = torch.device("meta")

@@ -147,6 +147,15 @@ def check_free_memory(replay_bytes: int, device: torch.device, steps: int, flag:
         )
 
 
+def check_precision(agent: AgentConfig, device: torch.device) -> None:
+    """Raise InputError where bfloat16 would be emulated: slower than float32, and less exact."""
+    if agent.precision == "fp32":
+        return
+    native = torch.ops.mkldnn._is_mkldnn_bf16_supported() if device.type == "cpu" else torch.cuda.is_bf16_supported(False)
+    if not native:
+        raise InputError(f"this {device.type} has no bfloat16 instructions: use --agent.precision fp32")
+
+
 def resolve_compile(job: Job, agent: AgentConfig) -> bool:
     """Whether to compile: as asked; ``auto`` compiles where the run is long enough to win back the seconds that it takes."""
     asked, budget = job.config.compile, job.budget

@@ -118,5 +118,9 @@ def test_every_member_learns_to_catch_every_ball(name: str) -> None:
         torch.set_num_threads(threads)
 
 
+def test_bf16_learns_it_too() -> None:
+    assert caught(train(replace(small("dqn"), precision="bf16"))) == COLUMNS
+
+
 def test_an_untrained_agent_does_not() -> None:
     assert caught(train(small("dqn"), steps=1)) < COLUMNS

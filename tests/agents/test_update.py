@@ -425,3 +425,25 @@ def test_a_hundred_updates_of_c51_learn_the_return_distribution() -> None:
     mass = out[0, 1].softmax(-1)
     assert mass[[2, 8]].tolist() == pytest.approx([0.5, 0.5], abs=0.02)
     assert net.q_values(out)[0, 1].item() == pytest.approx(0.5, abs=0.05)
+
+
+def test_bf16_computes_the_same_update_to_its_precision_with_float32_parameters() -> None:
+    config = replace(CONFIG, hidden=(64, 64), double=True)
+    net = flat_network(lambda: QNetwork(config, (4,), 3))
+    online, target, data = params(net, 1), params(net, 2), batch()
+    exact, rounded = (
+        make_update(replace(config, precision=precision), net)(online, target, fresh(net.size), data, quiet())
+        for precision in ("fp32", "bf16")
+    )
+    assert rounded[0].dtype == rounded[1].mean.dtype == torch.float32
+    assert rounded[3].loss.item() == pytest.approx(exact[3].loss.item(), rel=0.02)
+    assert rounded[3].loss.item() != exact[3].loss.item()
+    gradients = exact[1].mean, rounded[1].mean
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.999
+
+
+def test_bf16_leaves_acting_in_float32() -> None:
+    net = flat_network(lambda: QNetwork(replace(CONFIG, precision="bf16"), (4,), 3))
+    flat, obs = params(net, 1), batch().obs
+    plain = flat_network(lambda: QNetwork(CONFIG, (4,), 3))
+    assert torch.equal(net.apply(net.unflatten(flat), obs), plain.apply(plain.unflatten(flat), obs))

@@ -1,6 +1,6 @@
 """Speed beside stable-baselines3's DQN: the same settings, the same machine, in turns within one run.
 
-    python -m tests.slow.speed_beside_sb3 [--repeats 5] [--only cartpole1|cartpole16|atari]
+    python -m tests.slow.speed_beside_sb3 [--repeats 5] [--only cartpole1|cartpole16|atari|atari_bf16]
 
 Both sides are whole trainings: environment, replay, updates, and on our side ledger, monitor and TensorBoard too. Steps per second
 are taken after the warm-up, from the ledger's own clock (ours) and from a callback (theirs), so that compiling and start-up, which
@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import ale_py
 import gymnasium
 import torch
 from stable_baselines3 import DQN
@@ -83,6 +84,7 @@ def theirs(make: Callable[[], Any], policy: str, agent: AgentConfig, steps: int,
 
 
 def atari() -> Any:
+    gymnasium.register_envs(ale_py)
     return VecFrameStack(make_atari_env("PongNoFrameskip-v4", n_envs=1, seed=0), 4)
 
 
@@ -99,6 +101,10 @@ CASES: dict[str, tuple[Side, Side]] = {
     ),
     "atari": (
         lambda: ours("ALE/Pong-v5", ATARI, 1, 3_000),
+        lambda: theirs(atari, "CnnPolicy", ATARI, 2_000),
+    ),
+    "atari_bf16": (
+        lambda: ours("ALE/Pong-v5", replace(ATARI, precision="bf16"), 1, 3_000),
         lambda: theirs(atari, "CnnPolicy", ATARI, 2_000),
     ),
 }
