@@ -28,22 +28,23 @@ class MeterCallback(BaseCallback):
         super().__init__()
         self.meter = meter
         self._play: TrainingPlay | None = None
+        self._frames: LaneFrames | None = None
         self._hook: Any = None
 
     def _on_training_start(self) -> None:
         # Environments that were wrapped one by one count for themselves.
         if not any(self.training_env.env_is_wrapped(CountFrames)):  # type: ignore[arg-type]
             self._play = self._play or TrainingPlay(self.meter.new_tally())
-            fresh = self.model._num_timesteps_at_start == 0  # then `learn` has just reset every environment
-            self._frames = LaneFrames(self.training_env, self.meter.env, fresh)
-            self._from: Ints = np.zeros(self.training_env.num_envs, np.int64)
-            self._play.played(self._frames.new(), 0)
+            if self._frames is None or not self._frames.is_of(self.training_env):
+                fresh = self.model._num_timesteps_at_start == 0  # then `learn` has just reset every environment
+                self._frames = LaneFrames(self.training_env, self.meter.env, fresh)
+                self._from: Ints = np.zeros(self.training_env.num_envs, np.int64)
         optimizer = optimizer_of(self.model)
         self.meter.updates(0)
         self._hook = optimizer.register_step_post_hook(lambda *_: self.meter.updates())
 
     def _on_step(self) -> bool:
-        if self._play is not None:
+        if self._play is not None and self._frames is not None:
             self._play.played(self._frames.new(self.locals["infos"], self.locals["dones"]), self.training_env.num_envs)
             for lane, info in enumerate(self.locals["infos"]):
                 if "episode" in info:
@@ -59,47 +60,64 @@ class MeterCallback(BaseCallback):
 
 
 class LaneFrames:
-    """Frames that a VecEnv of L lanes plays: its emulators' own, where they are in this process or in its infos; else one a step."""
+    """Frames that a VecEnv of L lanes plays: its emulators' own, where they are in this process or in its infos; else one a step.
+
+    Wrappers of the library answer a reset with an empty info: then its no-op start is seen, and counted, with the next step.
+    """
 
     def __init__(self, env: VecEnv, env_id: str, fresh: bool) -> None:
-        self._env = innermost(env)
+        """``fresh``: every lane has been reset just now, so its no-op start is ours."""
+        self._env, self._fresh = innermost(env), fresh
         lanes = getattr(self._env, "envs", [])
         here = bool(lanes) and all(is_emulator(lane.unwrapped) for lane in lanes)
         self._emulators = [EmulatorCounter(lane.unwrapped, from_episode_start=fresh) for lane in lanes] if here else []
         self._counters = InfoCounters(env.num_envs, env_id)
-        self._first: Ints | None = np.zeros(env.num_envs, np.int64)
-        if not here and all("frame_number" in info for info in self._env.reset_infos):
-            noops = self._counters.reset(np.ones(env.num_envs, np.bool_), False, joined(self._env.reset_infos))
-            self._first = noops if fresh else self._first
+        self._begun = False
+        self._knows_frames = True
+        self._after_game: Ints = np.zeros(env.num_envs, np.int64)
         self.lanes: Ints = np.zeros(env.num_envs, np.int64)
         """[L] Frames so far."""
 
-    def new(self, infos: list[dict[str, Any]] | None = None, dones: Any = None) -> int | None:
-        """Frames of the step that these infos answer, over all lanes; without infos, those of the first reset. None: not told."""
+    def is_of(self, env: VecEnv) -> bool:
+        return self._env is innermost(env)
+
+    def new(self, infos: list[dict[str, Any]], dones: Any) -> int | None:
+        """Frames since the last call, over all lanes, when a step was answered with these infos. None: they do not tell."""
+        frames: Ints | None
         if self._emulators:
-            frames: Ints | None = np.array([emulator.frames for emulator in self._emulators]) - self.lanes
-        elif infos is None:
-            frames = self._first
-        elif "frame_number" in infos[0]:
-            latest = [reset if done else info for reset, done, info in zip(self._env.reset_infos, dones, infos, strict=True)]
-            frames = self._counters.stepped(joined(latest), AutoresetMode.SAME_STEP)
+            frames = np.array([emulator.frames for emulator in self._emulators]) - self.lanes
+        elif all("frame_number" in info for info in infos):
+            frames = self._told(infos, dones)
         else:
             frames = None if self._counters.is_atari else np.ones_like(self.lanes)
         if frames is None:
+            self._knows_frames = False
             return None
         self.lanes = self.lanes + frames
         return int(frames.sum())
 
+    def _told(self, infos: list[dict[str, Any]], dones: Any) -> Ints | None:
+        resets = self._env.reset_infos
+        told = [bool(done) and "frame_number" in reset for done, reset in zip(dones, resets, strict=True)]
+        latest = [reset if new else info for new, reset, info in zip(told, resets, infos, strict=True)]
+        if self._begun:
+            frames = self._counters.stepped(joined(latest), AutoresetMode.SAME_STEP)
+            self._after_game = np.where(told, self._counters.after_start, 0)
+            return frames
+        self._begun = True
+        frames = self._counters.reset(np.ones(len(infos), np.bool_), False, joined(latest))
+        return frames if self._fresh else None  # lanes that played before: where they stood is not known
+
     def at_end_of_game(self, lane: int) -> int | None:
-        """Frames of a lane when the game ended that was reset just now."""
+        """Frames of a lane when the game ended that the latest step ended; the next one's no-op start is not among them."""
         if self._emulators:
             return self._emulators[lane].before_reset
-        return int(self.lanes[lane] - self._counters.after_start[lane])
+        return int(self.lanes[lane] - self._after_game[lane]) if self._knows_frames else None
 
 
 def joined(infos: list[dict[str, Any]]) -> dict[str, Any]:
     names = ("frame_number", "episode_frame_number")
-    return {name: np.array([info[name] for info in infos]) for name in names if all(name in info for info in infos)}
+    return {name: np.array([info[name] for info in infos]) for name in names}
 
 
 def innermost(env: VecEnv) -> VecEnv:

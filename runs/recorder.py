@@ -8,7 +8,7 @@ import threading
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,7 +90,7 @@ class Recorder:
         self._events = Events(self.path)
         self._curves = curves(self.path, record) if asked.tensorboard else None
         self._scores: list[float] = []
-        self._evaluations = 0
+        self._eval_steps: int | None = 0  # of the evaluations that were reported; None: one came without its lengths
         self._peak_rss_bytes = 0
         self._lock = threading.RLock()  # a signal handler may beat in the midst of a beat
         self._stopping = threading.Event()
@@ -157,7 +157,7 @@ class Recorder:
             )
             self._folder.ledger(self.last)
             if self._curves is not None:
-                self._draw(self._curves, self.last)
+                self._draw(self._curves, self.last, counts)
 
     def take_events(self) -> None:
         """Write the episodes and evaluations that were counted since the last time."""
@@ -172,7 +172,8 @@ class Recorder:
 
     def _evaluated(self, event: dict[str, Any], wall_s: float) -> None:
         energy, counts = self.meter.read().energy.values(), Counted(**event["counted"])
-        self._evaluations += 1
+        if self._eval_steps is not None:
+            self._eval_steps = self._eval_steps + sum(event["lengths"]) if event["lengths"] else None
         record = EvalRecord(
             steps=counts.steps,
             frames=counts.frames,
@@ -191,15 +192,15 @@ class Recorder:
             self._curves.over_every_axis("evaluation score", record.mean_return, self._axes(counts, wall_s, record.joules))
 
     def _flops(self, counts: Counted) -> Flops:
-        """What the user's numbers per step and per update give. Evaluations that were reported have FLOPs that nobody knows."""
+        """What the user's numbers per step and per update give; without them nothing is known."""
+        asked, eval_steps = self.asked, self._eval_steps if counts.eval_steps is None else counts.eval_steps
         return Flops(
-            act=_product(self.asked.flops_per_step, counts.steps),
-            update=_product(self.asked.flops_per_update, counts.updates),
-            eval=None if self._evaluations or counts.eval_frames else 0,
+            act=_product(asked.flops_per_step, counts.steps),
+            update=_product(asked.flops_per_update, counts.updates),
+            eval=_product(asked.flops_per_step, eval_steps),
         )
 
-    def _draw(self, curves: Curves, line: LedgerLine) -> None:
-        counts = Counted(**asdict(line.lineage), eval_frames=line.eval_frames)
+    def _draw(self, curves: Curves, line: LedgerLine, counts: Counted) -> None:
         if self._scores:
             score = sum(self._scores) / len(self._scores)
             curves.over_every_axis("training score", score, self._axes(counts, line.wall_s, line.joules))

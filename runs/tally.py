@@ -20,7 +20,7 @@ from typing import Any
 
 COUNTING = "counting"
 _NUMBERS, _EVENTS = ".numbers", ".events"
-_SLOTS = ("frames", "steps", "reported_steps", "updates", "episodes", "eval_frames", "untold_frames")
+_SLOTS = ("frames", "steps", "reported_steps", "updates", "episodes", "eval_frames", "eval_steps", "untold_frames")
 _FORMAT = f"{len(_SLOTS)}q"
 _NEVER = -1  # nobody counted this
 
@@ -34,6 +34,7 @@ class Counted:
     updates: int | None
     episodes: int | None
     eval_frames: int | None
+    eval_steps: int | None
 
 
 class Tally:
@@ -74,7 +75,7 @@ class TrainingPlay:
 
 
 class EvaluationPlay:
-    """Books the play of an environment that only evaluates: frames, apart from training."""
+    """Books the play of an environment that only evaluates, apart from training."""
 
     def __init__(self, tally: Tally) -> None:
         self._tally = tally
@@ -82,6 +83,7 @@ class EvaluationPlay:
     def played(self, frames: int | None, steps: int) -> None:
         if frames is not None:
             self._tally.add("eval_frames", frames)
+        self._tally.add("eval_steps", steps)
 
     def episode(self, score: float, steps: int, frames: int | None) -> None:
         pass
@@ -118,6 +120,7 @@ def counted(folder: Path) -> Counted:
         updates=total("updates"),
         episodes=total("episodes"),
         eval_frames=total("eval_frames"),
+        eval_steps=total("eval_steps"),
     )
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,27 @@ def loaded_by(statement: str) -> set[str]:
         ("import runs.schema", {"torch", "gymnasium", "numpy"}),
         ("import playmeter", {"torch", "gymnasium", "polars", "altair"}),
         ("import envs", {"torch", "gymnasium"}),
+        ("from playmeter import Meter, count_frames", {"torch", "gymnasium", "numpy", "polars", "altair", "stable_baselines3"}),
+        ("from playmeter import Meter; Meter('out', agent='a', env='e')", {"torch", "gymnasium", "numpy"}),
     ],
 )
 def test_what_need_not_be_loaded_is_not(statement: str, not_loaded: set[str]) -> None:
     assert not loaded_by(statement) & not_loaded
+
+
+def test_a_meter_around_a_loop_needs_no_torch_and_no_gymnasium(tmp_path: Path) -> None:
+    loop = f"from playmeter import Meter\nwith Meter({str(tmp_path)!r}, agent='a', env='e', device='cpu') as m: m.steps(3)\n"
+    assert not loaded_by(f"exec({loop!r})") & {"torch", "gymnasium", "numpy", "polars"}
+    assert (tmp_path / "e/a/seed0/ledger.jsonl").exists()
+
+
+def test_importing_the_meter_takes_less_than_0_3_seconds() -> None:
+    """Against an interpreter that imports nothing, in turns; the least of several, since a busy machine only ever adds."""
+
+    def seconds(statement: str) -> float:
+        begin = time.perf_counter()
+        subprocess.run([sys.executable, "-c", statement], check=True, cwd=ROOT)
+        return time.perf_counter() - begin
+
+    pairs = [(seconds("pass"), seconds("from playmeter import Meter")) for _ in range(5)]
+    assert min(meter for _, meter in pairs) - min(nothing for nothing, _ in pairs) < 0.3
