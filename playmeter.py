@@ -399,13 +399,13 @@ def meter_command(argv: Sequence[str]) -> int:
     if not command:
         return fail("meter needs a command after --, e.g. `playmeter meter -- python train.py`")
 
+    from runs.config import ForeignConfig
     from runs.process import CommandError, run_metered
-    from runs.recorder import Asked
 
     named = asked.agent or script_name(command)
     try:
         code, recorder = run_metered(
-            Asked(asked.out, named, asked.env, asked.seed, device=asked.device), command, ("playmeter", "meter", *argv)
+            ForeignConfig(asked.out, named, asked.env, asked.seed, device=asked.device), command, ("playmeter", "meter", *argv)
         )
     except CommandError as error:
         print(f"playmeter: {error}", file=sys.stderr)

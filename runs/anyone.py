@@ -13,13 +13,13 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from runs.config import InputError
-from runs.recorder import Asked, Recorder
+from runs.config import ForeignConfig, InputError
 from runs.schema import FAILED, FINISHED, INTERRUPTED
 from runs.tally import EvaluationPlay, Tally, TrainingPlay, counted, is_counting
 
 if TYPE_CHECKING:
     from envs.counting import CountFrames, CountVectorFrames
+    from runs.recorder import Recorder
 
 RUN_VARIABLE = "PLAYMETER_RUN"
 """The run folder that ``playmeter meter`` writes; whatever counts in the processes below counts into it."""
@@ -70,7 +70,7 @@ class Meter:
 
         Raises InputError (a ValueError) when ``with`` begins, for what cannot be done; nothing is written then.
         """
-        self._asked = Asked(
+        self._asked = ForeignConfig(
             Path(out), agent, env, seed, config or {}, protocol, frame_rate_hz, device, flops_per_step, flops_per_update,
             tensorboard, heartbeat_s,
         )  # fmt: skip
@@ -90,6 +90,8 @@ class Meter:
         if run is not None:
             self._folder = run
         else:
+            from runs.recorder import Recorder
+
             command = [Path(sys.argv[0]).name, *sys.argv[1:]]  # no path: run folders are handed to strangers
             self._recorder = Recorder(self._asked, command, "Meter")
             self._folder = self._recorder.path
@@ -143,8 +145,8 @@ class Meter:
         scores = [float(score) for score in returns]
         if not scores or any(score != score or abs(score) == float("inf") for score in scores):
             raise InputError(f"an evaluation needs the return of at least one game, each a number, not {scores}")
-        steps = [int(length) for length in lengths]
-        self._tally.event("evaluation", returns=scores, lengths=steps, epsilon=epsilon, counted=asdict(counted(self.folder)))
+        steps, now = [int(length) for length in lengths], counted(self.folder)
+        self._tally.event("evaluation", returns=scores, lengths=steps, epsilon=epsilon, counted=asdict(now))
         if self._recorder is not None:
             self._recorder.take_events()
 
@@ -210,7 +212,7 @@ def status_of(error: BaseException | None) -> str:
     return INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED
 
 
-def _in_a_worker(folder: Path, asked: Asked) -> Meter:
+def _in_a_worker(folder: Path, asked: ForeignConfig) -> Meter:
     meter = Meter(asked.out, agent=asked.agent, env=asked.env)
     meter._folder, meter._tally = folder, Tally(folder)
     return meter

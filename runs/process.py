@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runs.anyone import RUN_VARIABLE
-from runs.config import InputError
-from runs.recorder import Asked, Recorder
+from runs.config import ForeignConfig, InputError
+from runs.recorder import Recorder
 from runs.schema import FAILED, FINISHED, INTERRUPTED
 
 LOOK_S = 0.2
@@ -33,7 +33,7 @@ class CommandError(Exception):
         self.code = code
 
 
-def run_metered(asked: Asked, command: Sequence[str], own_command: Sequence[str]) -> tuple[int, Recorder]:
+def run_metered(asked: ForeignConfig, command: Sequence[str], own_command: Sequence[str]) -> tuple[int, Recorder]:
     """Run ``command`` to its end under the meter. Returns its exit code (128 + n where signal n killed it) and the closed recorder.
 
     Raises InputError or CommandError; then nothing was written.

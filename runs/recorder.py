@@ -7,14 +7,12 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from envs.registry import relative, spec
-from runs.config import InputError
+from runs.config import MOST_HEARTBEAT_S, ForeignConfig, InputError
 from runs.energy import sources_for
 from runs.folder import RunFolder, check_writable, new_folder, remove_folder
 from runs.machine import describe_device, describe_machine, git_commit, tree_rss_bytes, versions
@@ -27,39 +25,6 @@ if TYPE_CHECKING:
 
 OWN = "own"
 """The protocol and the budget of a loop that is not ours: as its author wrote it."""
-MOST_HEARTBEAT_S = 5.0
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What the user says about a loop that is not ours."""
-
-    out: Path
-    agent: str
-    env: str
-    seed: int = 0
-    config: Mapping[str, Any] = field(default_factory=dict)
-    protocol: str | None = None
-    frame_rate_hz: float | None = None
-    device: str | None = None
-    flops_per_step: int | None = None
-    flops_per_update: int | None = None
-    tensorboard: bool = False
-    heartbeat_s: float = 2.0
-
-    def check(self) -> None:
-        """Raise InputError for what no run folder can hold."""
-        for name, text in (("agent", self.agent), ("env", self.env)):
-            if not isinstance(text, str) or not text.strip() or Path(text).is_absolute() or ".." in Path(text).parts:
-                raise InputError(f"{name} must be a name that can be a folder, not {text!r}")
-        if not isinstance(self.seed, int) or self.seed < 0:
-            raise InputError(f"seed must be a whole number from 0 on, not {self.seed!r}")
-        if not 0 < self.heartbeat_s <= MOST_HEARTBEAT_S:
-            raise InputError(f"heartbeat_s must lie between 0 and {MOST_HEARTBEAT_S:g} s, not {self.heartbeat_s!r}")
-        for name in ("frame_rate_hz", "flops_per_step", "flops_per_update"):
-            number = getattr(self, name)
-            if number is not None and not 0 < number < float("inf"):
-                raise InputError(f"{name} must be a positive number, not {number!r}")
 
 
 class Recorder:
@@ -68,7 +33,7 @@ class Recorder:
     The two are called by one thread; a thread of our own beats in between unless ``threaded`` is False and the caller does.
     """
 
-    def __init__(self, asked: Asked, command: list[str], how: str, children_only: bool = False) -> None:
+    def __init__(self, asked: ForeignConfig, command: list[str], how: str, children_only: bool = False) -> None:
         """Makes the run folder. ``how`` the loop is metered, for ``run.json``. Raises InputError; then nothing was written.
 
         ``children_only``: the loop runs in child processes, so the memory of this one is none of its.
@@ -166,7 +131,8 @@ class Recorder:
                 wall_s = max(0.0, (event["ns"] - self._start_ns) / 1e9)
                 if event["kind"] == "episode":
                     self._folder.episode(event["score"], event["steps"], wall_s, event["frames"])
-                    self._scores.append(event["score"])
+                    if self._curves is not None:
+                        self._scores.append(event["score"])
                 else:
                     self._evaluated(event, wall_s)
 
@@ -233,7 +199,7 @@ def _product(cost: int | None, number: int | None) -> int | None:
     return None if cost is None or number is None else round(cost * number)
 
 
-def run_record(asked: Asked, command: list[str], how: str, device: dict[str, Any]) -> RunRecord:
+def run_record(asked: ForeignConfig, command: list[str], how: str, device: dict[str, Any]) -> RunRecord:
     return RunRecord(
         agent=asked.agent,
         agent_config=dict(asked.config),

@@ -4,9 +4,9 @@ analysis -> runs.schema alone; agents and envs know nobody."""
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -85,12 +85,12 @@ def test_a_meter_around_a_loop_needs_no_torch_and_no_gymnasium(tmp_path: Path) -
 
 
 def test_importing_the_meter_takes_less_than_0_3_seconds() -> None:
-    """Against an interpreter that imports nothing, in turns; the least of several, since a busy machine only ever adds."""
+    """CPU seconds, the least of several: on a busy machine the clock measures the others. Python's own start is in it."""
 
-    def seconds(statement: str) -> float:
-        begin = time.perf_counter()
+    def cpu_s(statement: str) -> float:
+        before = os.times()
         subprocess.run([sys.executable, "-c", statement], check=True, cwd=ROOT)
-        return time.perf_counter() - begin
+        after = os.times()
+        return after.children_user + after.children_system - before.children_user - before.children_system
 
-    pairs = [(seconds("pass"), seconds("from playmeter import Meter")) for _ in range(5)]
-    assert min(meter for _, meter in pairs) - min(nothing for nothing, _ in pairs) < 0.3
+    assert min(cpu_s("from playmeter import Meter") for _ in range(5)) < 0.3

@@ -295,6 +295,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no heart": ({"heartbeat_s": 0.0}, "heartbeat_s"),
     "a rate of nonsense": ({"frame_rate_hz": float("nan")}, "frame_rate_hz must be a positive number"),
     "FLOPs below 0": ({"flops_per_update": -5}, "flops_per_update"),
+    "settings that are no data": ({"config": {"net": object()}}, "config must be plain data"),
     "no such device": ({"device": "tpu"}, "'tpu' cannot be metered"),
 }
 
