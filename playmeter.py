@@ -18,10 +18,27 @@ from agents.baselines import BaselineConfig
 from agents.config import AgentConfig
 
 if TYPE_CHECKING:
+    from runs.anyone import Meter, count_frames
+    from runs.callback import MeterCallback
     from runs.config import RunConfig
+    from runs.recorder import Recorder
     from runs.train import Outcome, Progress
 
+__all__ = ["Meter", "MeterCallback", "count_frames", "main"]
+
 BAD_INPUT, INTERRUPTED = 2, 130
+
+EXPORTS = {"Meter": "runs.anyone", "count_frames": "runs.anyone", "MeterCallback": "runs.callback"}
+
+
+def __getattr__(name: str) -> Any:
+    """What a library user imports, loaded at its first use."""
+    if name not in EXPORTS:
+        raise AttributeError(f"module 'playmeter' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(EXPORTS[name]), name)
+
 
 Settings = TypeVar("Settings", bound=BaselineConfig)
 
@@ -113,6 +130,22 @@ class Board:
     """A folder that holds run folders."""
     port: int = 6006
     """Where to serve, on this machine only."""
+
+
+@dataclass(frozen=True)
+class MeterScript:
+    """Meter any command and its child processes: wall, CPU, memory, GPU, energy; frames where the script counts them."""
+
+    out: Path = Path("results")
+    """Folder for the run folder."""
+    agent: str | None = None
+    """What learns; the default is the name of the script."""
+    env: str = "unknown"
+    """What it plays, e.g. ALE/Pong-v5; frames become hours of play where playmeter knows its real-time rate."""
+    seed: int = 0
+    """The seed that the script uses: a report pools runs that differ in it alone."""
+    device: str = "auto"
+    """auto (the machine's one GPU if it has one), cpu or cuda:0."""
 
 
 @dataclass(frozen=True)
@@ -358,6 +391,47 @@ def report_command(argv: Sequence[str]) -> int:
     return 0
 
 
+def meter_command(argv: Sequence[str]) -> int:
+    """Meter a command of yours: playmeter meter [--out DIR] [--agent NAME] [--env ID] -- COMMAND ..."""
+    split = list(argv).index("--") if "--" in argv else len(argv)
+    asked: MeterScript = parse(MeterScript, argv[:split], "meter")
+    command = list(argv[split + 1 :])
+    if not command:
+        return fail("meter needs a command after --, e.g. `playmeter meter -- python train.py`")
+
+    from runs.config import ForeignConfig
+    from runs.process import CommandError, run_metered
+
+    named = asked.agent or script_name(command)
+    try:
+        code, recorder = run_metered(
+            ForeignConfig(asked.out, named, asked.env, asked.seed, device=asked.device), command, ("playmeter", "meter", *argv)
+        )
+    except CommandError as error:
+        print(f"playmeter: {error}", file=sys.stderr)
+        return error.code
+    print(metered_line(recorder), file=sys.stderr)  # standard output is the command's
+    return code
+
+
+def script_name(command: Sequence[str]) -> str:
+    """``dqn`` of ``python -u dir/dqn.py --seed 1``; else the command's own name."""
+    scripts = [word for word in command if word.endswith(".py")]
+    return Path(scripts[0] if scripts else command[0]).stem
+
+
+def metered_line(recorder: Recorder) -> str:
+    from analysis import units
+
+    line = recorder.last
+    assert line is not None
+    frames = "frames not counted" if line.lineage.frames is None else f"{units.count(line.lineage.frames)} frames"
+    return (
+        f"playmeter: {line.status} after {units.duration(line.wall_s)}, {units.duration(line.cpu_s)} of CPU, {frames}, "
+        f"{units.energy(line.joules)} ({units.energy_range(line.low_j, line.high_j)}), in {recorder.path}"
+    )
+
+
 def agents_command(argv: Sequence[str]) -> int:
     """List the agents as a family tree, or one agent's settings with their source."""
 
@@ -534,6 +608,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "demo": demo_command,
     "train": train_command,
     "report": report_command,
+    "meter": meter_command,
     "board": board_command,
     "agents": agents_command,
     "envs": envs_command,

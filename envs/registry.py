@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass
 from functools import cache
 
@@ -84,6 +85,15 @@ def spec(env_id: str) -> EnvSpec:
         return _specs()[env_id]
     except KeyError:
         raise UnknownEnv(f"unknown environment {env_id!r}{_did_you_mean(env_id)}") from None
+
+
+def relative(env_id: str) -> EnvSpec | None:
+    """The facts about a game under any of its names: ``PongNoFrameskip-v4``, ``Pong-v4`` and ``ALE/Pong-v5`` are one game with one
+    real-time rate. None for what is not known."""
+    if env_id in _specs():
+        return _specs()[env_id]
+    game = re.fullmatch(r"(\w+?)(-ram)?(NoFrameskip|Deterministic)?-v[04]", env_id)  # the names of ale_py/registration.py
+    return _specs().get(f"ALE/{game[1]}-v5") if game else None
 
 
 def protocol_of(env: EnvSpec, name: str | None) -> Protocol:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from agents.baselines import BaselineConfig
 from agents.config import AgentConfig
 
 DOMAINS = {"control": "classic", "minatar": "minatar", "atari": "atari"}
 """An environment's kind -> the domain whose settings an agent has there."""
+
+MOST_HEARTBEAT_S = 5.0
+"""Seconds between ledger lines: no kill costs more."""
 
 
 @dataclass(frozen=True)
@@ -40,3 +46,39 @@ class RunConfig:
 
 class InputError(ValueError):
     """What the user asked for cannot be done; the message is one line that names the fault and the way out."""
+
+
+@dataclass(frozen=True)
+class ForeignConfig:
+    """What the user says about a loop that is not ours, which is metered and not run."""
+
+    out: Path
+    agent: str
+    env: str
+    seed: int = 0
+    config: Mapping[str, Any] = field(default_factory=dict)
+    protocol: str | None = None
+    frame_rate_hz: float | None = None
+    device: str | None = None
+    flops_per_step: int | None = None
+    flops_per_update: int | None = None
+    tensorboard: bool = False
+    heartbeat_s: float = 2.0
+
+    def check(self) -> None:
+        """Raise InputError for what no run folder can hold."""
+        for name, text in (("agent", self.agent), ("env", self.env)):
+            if not isinstance(text, str) or not text.strip() or Path(text).is_absolute() or ".." in Path(text).parts:
+                raise InputError(f"{name} must be a name that can be a folder, not {text!r}")
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise InputError(f"seed must be a whole number from 0 on, not {self.seed!r}")
+        if not 0 < self.heartbeat_s <= MOST_HEARTBEAT_S:
+            raise InputError(f"heartbeat_s must lie between 0 and {MOST_HEARTBEAT_S:g} s, not {self.heartbeat_s!r}")
+        for name in ("frame_rate_hz", "flops_per_step", "flops_per_update"):
+            number = getattr(self, name)
+            if number is not None and not 0 < number < float("inf"):
+                raise InputError(f"{name} must be a positive number, not {number!r}")
+        try:
+            json.dumps(dict(self.config), allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"config must be plain data that JSON can hold: {error}") from error

@@ -172,6 +172,24 @@ def tree_cpu_s() -> float:
     return total
 
 
+def tree_rss_bytes(with_this_process: bool = True) -> int:
+    """Memory of this process and its living descendants: the sum of what they hold now, or the peak of the largest if that is more.
+
+    Pages that forked workers share are counted in each of them. 0 where the system does not tell.
+    """
+    now = peak = 0
+    for pid in (*([os.getpid()] if with_this_process else []), *_descendants(os.getpid())):
+        status = _read(PROC / f"{pid}/status")
+        now += _status_bytes(status, "VmRSS")
+        peak = max(peak, _status_bytes(status, "VmHWM"))
+    return max(now, peak)
+
+
+def _status_bytes(status: str, name: str) -> int:
+    found = re.search(rf"^{name}:\s*(\d+) kB", status, re.MULTILINE)
+    return int(found.group(1)) * 1024 if found else 0
+
+
 class TreeCpu:
     """CPU seconds of the process tree since ``start``; never falls, even where a child ends between two looks."""
 

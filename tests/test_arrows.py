@@ -4,6 +4,7 @@ analysis -> runs.schema alone; agents and envs know nobody."""
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -69,7 +70,27 @@ def loaded_by(statement: str) -> set[str]:
         ("import runs.schema", {"torch", "gymnasium", "numpy"}),
         ("import playmeter", {"torch", "gymnasium", "polars", "altair"}),
         ("import envs", {"torch", "gymnasium"}),
+        ("from playmeter import Meter, count_frames", {"torch", "gymnasium", "numpy", "polars", "altair", "stable_baselines3"}),
+        ("from playmeter import Meter; Meter('out', agent='a', env='e')", {"torch", "gymnasium", "numpy"}),
     ],
 )
 def test_what_need_not_be_loaded_is_not(statement: str, not_loaded: set[str]) -> None:
     assert not loaded_by(statement) & not_loaded
+
+
+def test_a_meter_around_a_loop_needs_no_torch_and_no_gymnasium(tmp_path: Path) -> None:
+    loop = f"from playmeter import Meter\nwith Meter({str(tmp_path)!r}, agent='a', env='e', device='cpu') as m: m.steps(3)\n"
+    assert not loaded_by(f"exec({loop!r})") & {"torch", "gymnasium", "numpy", "polars"}
+    assert (tmp_path / "e/a/seed0/ledger.jsonl").exists()
+
+
+def test_importing_the_meter_takes_less_than_0_3_seconds() -> None:
+    """CPU seconds, the least of several: on a busy machine the clock measures the others. Python's own start is in it."""
+
+    def cpu_s(statement: str) -> float:
+        before = os.times()
+        subprocess.run([sys.executable, "-c", statement], check=True, cwd=ROOT)
+        after = os.times()
+        return after.children_user + after.children_system - before.children_user - before.children_system
+
+    assert min(cpu_s("from playmeter import Meter") for _ in range(5)) < 0.3
