@@ -65,7 +65,11 @@ def _threshold(best: dict[str, Any]) -> str:
 
 
 def _playtime(best: dict[str, Any], env: EnvRecord) -> str:
+    if best["frames"] is None:
+        return "Its frames were not counted, so nobody knows how long a person would have played."
     frames = units.count(best["frames"])
+    if best["human_play_h"] is None and env.kind == "other":
+        return f"The real-time rate of the task is not known, so the {frames} frames are no hours of play."
     if best["human_play_h"] is None:
         return f"The task has no physical time, so the {frames} frames that a seed learned from are no hours of play."
     played = f"To play the {frames} frames that a seed learned from, a person would need {units.duration(best['human_play_h'] * 3600)}"

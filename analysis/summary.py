@@ -145,7 +145,9 @@ def _energy_meaning(joules: float | None, price: float | None) -> dict[str, floa
 
 
 def _no_play(run: Run) -> str | None:
-    return convert.NO_PHYSICAL_TIME if run.record.env.frame_rate_hz is None else None
+    if run.record.env.frame_rate_hz is None:
+        return convert.NO_PHYSICAL_TIME if run.record.env.kind != "other" else "the real-time rate of the task is not known"
+    return "its frames were not counted" if run.total.lineage.frames is None else None
 
 
 def group(runs: Sequence[Run]) -> list[list[Run]]:
@@ -252,9 +254,14 @@ def _score(runs: list[Run]) -> dict[str, Any]:
         "low": interval.low if interval else None, "high": interval.high if interval else None,
         "confidence": statistics.CONFIDENCE, "n": len(values),
         "per_seed": {str(run.record.seed): last[run.record.seed].mean_return if run.evals else None for run in runs},
-        "at_steps": {"min": min(line.steps for line in last.values()), "max": max(line.steps for line in last.values())},
+        "at_steps": _range([line.steps for line in last.values()]),
         "human_normalised": human.normalise(centre) if human else None,
     }  # fmt: skip
+
+
+def _range(steps: list[int | None]) -> dict[str, int] | None:
+    known = [number for number in steps if number is not None]
+    return {"min": min(known), "max": max(known)} if len(known) == len(steps) else None
 
 
 def _thresholds(env: schema.EnvRecord) -> dict[str, float]:
@@ -314,7 +321,7 @@ def _notes(runs: list[Run], unfinished: list[Run], repeats: list[Run]) -> list[s
     """What a reader must know before comparing."""
     notes = []
     if unfinished:
-        named = ", ".join(f"{run.record.seed} ({run.total.status} at step {run.total.lineage.steps:,})" for run in unfinished)
+        named = ", ".join(f"{run.record.seed} ({run.total.status}{_at_step(run)})" for run in unfinished)
         notes.append(f"unfinished, in the curves but not in score and cost: seed {named}")
     elif statuses := sorted({run.total.status for run in runs} - {schema.FINISHED}):
         notes.append(f"unfinished ({', '.join(statuses)}): score and cost so far")
@@ -331,6 +338,10 @@ def _notes(runs: list[Run], unfinished: list[Run], repeats: list[Run]) -> list[s
             f"up to {together} seeds trained side by side in one process; each bears its share of energy and device time"
         )
     return notes
+
+
+def _at_step(run: Run) -> str:
+    return "" if run.total.lineage.steps is None else f" at step {run.total.lineage.steps:,}"
 
 
 def _version() -> str | None:

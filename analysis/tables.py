@@ -200,14 +200,14 @@ def _run_row(run: Run) -> dict[str, Any]:
         "run": run.id, "key": comparison_key(run), "seed": run.record.seed, "status": total.status,
         "frames": total.lineage.frames, "steps": total.lineage.steps, "updates": total.lineage.updates, "episodes": total.lineage.episodes,
         "consumed_frames": total.consumed.frames, "consumed_steps": total.consumed.steps,
-        "lost_frames": total.consumed.frames - total.lineage.frames,
+        "lost_frames": _difference(total.consumed.frames, total.lineage.frames),
         "eval_frames": total.eval_frames, "boot_frames": total.boot_frames,
         "human_play_h": convert.play_h(total.lineage.frames, run.record.env.frame_rate_hz),
         "wall_s": total.wall_s, "process_wall_s": total.wall_s * run.record.share, "cpu_s": total.cpu_s,
         "gpu_allocated_s": total.gpu_allocated_s, "gpu_busy_s": total.gpu_busy_s,
         "joules": sum(e.joules for e in energy) if energy else None,
         "low_j": sum(e.low_j for e in energy) if energy else None, "high_j": sum(e.high_j for e in energy) if energy else None,
-        "flops": float(total.flops.total), "short_window": total.wall_s < SHORT_WINDOW_S,
+        "flops": _float(total.flops.total), "short_window": total.wall_s < SHORT_WINDOW_S,
     }  # fmt: skip
 
 
@@ -228,11 +228,19 @@ def _eval_row(run: Run, line: schema.EvalRecord) -> dict[str, Any]:
     known = bool(present_energy(run))
     return {
         "run": run.id, "key": comparison_key(run), "seed": run.record.seed, "score": line.mean_return, "games": len(line.returns),
-        "steps": float(line.steps), "frames": float(line.frames),
+        "steps": _float(line.steps), "frames": _float(line.frames),
         "human_play_h": convert.play_h(line.frames, run.record.env.frame_rate_hz), "wall_s": line.wall_s,
         "joules": line.joules if known else None, "low_j": line.low_j if known else None, "high_j": line.high_j if known else None,
-        "flops": float(line.flops),
+        "flops": _float(line.flops),
     }  # fmt: skip
+
+
+def _float(number: int | None) -> float | None:
+    return None if number is None else float(number)
+
+
+def _difference(more: int | None, less: int | None) -> int | None:
+    return None if more is None or less is None else more - less
 
 
 def episodes_table(runs: Sequence[Run]) -> pl.DataFrame:

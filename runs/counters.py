@@ -50,7 +50,7 @@ class Counters:
 
     @property
     def flops(self) -> int:
-        return self.model_flops().total
+        return self.model_flops().total or 0  # ours are always known
 
     def model_flops(self) -> Flops:
         """Model FLOPs of one run so far."""

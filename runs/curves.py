@@ -36,7 +36,7 @@ class Curves:
         self._writer.close()
 
 
-def axes(steps: int, frames: int, play_s: float | None, wall_s: float, joules: float) -> dict[str, float | None]:
+def axes(steps: int | None, frames: int | None, play_s: float | None, wall_s: float, joules: float) -> dict[str, float | None]:
     """The x axes of :meth:`Curves.over_every_axis`, by the names that TensorBoard shows."""
     return {
         "1 over steps": steps,

@@ -6,14 +6,12 @@ import csv
 import json
 import os
 import pickle
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-import torch
-
-from agents.policy import Policy
 from runs.config import InputError
 from runs.schema import (
     EVALS_FILE,
@@ -25,6 +23,9 @@ from runs.schema import (
     RunRecord,
     seal,
 )
+
+if TYPE_CHECKING:
+    from agents.policy import Policy
 
 
 def new_folder(out: Path, env: str, agent: str, seed: int) -> Path:
@@ -62,6 +63,17 @@ def check_writable(out: Path) -> None:
         raise InputError(f"{out} cannot be written: {error.strerror}; choose another folder with --out") from error
 
 
+def remove_folder(folder: Path, out: Path) -> None:
+    """Take back a run folder that nothing ran in, and the folders around it that it alone was in, ``out`` among them."""
+    shutil.rmtree(folder)
+    for parent in folder.parents:
+        if any(parent.iterdir()):
+            break
+        parent.rmdir()
+        if parent == out:
+            break
+
+
 class RunFolder:
     """Appends to one run's files. Ledger lines and evaluations are on the disk when the call returns."""
 
@@ -76,7 +88,8 @@ class RunFolder:
         self._episodes = csv.writer(self._monitor, lineterminator="\n")
         self._episodes.writerow(("r", "l", "t", "frames"))
 
-    def episode(self, score: float, steps: int, wall_s: float, frames: int) -> None:
+    def episode(self, score: float, steps: int, wall_s: float, frames: int | None) -> None:
+        """One line of ``monitor.csv``; frames that nobody counted (None) are an empty field."""
         self._episodes.writerow((round(score, 6), steps, round(wall_s, 6), frames))
 
     def ledger(self, line: LedgerLine) -> None:
@@ -104,6 +117,10 @@ class RunFolder:
 
 def load_policy(checkpoint: Path) -> Policy:
     """The agent of a run's final checkpoint, ready to play. Nothing in the file is executed. Raises InputError."""
+    import torch  # here: whoever only writes run folders need not wait for it
+
+    from agents.policy import Policy
+
     try:
         return Policy.from_state(torch.load(checkpoint, weights_only=True))
     except (OSError, KeyError, TypeError, RuntimeError, ValueError, pickle.UnpicklingError) as error:

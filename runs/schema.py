@@ -45,8 +45,10 @@ class EnvRecord:
     """The environment as it was played."""
 
     id: str
-    kind: str  # "control", "minatar" or "atari"
-    protocol: str  # "control", "minatar", "nature", "sticky" or "atari100k"; scores of two protocols are not comparable
+    kind: str  # "control", "minatar", "atari", or "other" where only a foreign loop knows it
+    # "control", "minatar", "nature", "sticky", "atari100k", or "own": as a loop that is not ours plays. Scores of two protocols
+    # are not comparable.
+    protocol: str
     frame_rate_hz: float | None  # None: the task has no physical time
     frames_per_step: int  # nominal; the counters are exact
     reward_threshold: float | None
@@ -76,12 +78,12 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class Counts:
-    """Integer counters of training play."""
+    """Integer counters of training play. None: nobody counted it (a loop that is not ours), which is not 0."""
 
-    frames: int = 0
-    steps: int = 0
-    updates: int = 0
-    episodes: int = 0
+    frames: int | None = 0
+    steps: int | None = 0
+    updates: int | None = 0
+    episodes: int | None = 0
 
 
 @dataclass(frozen=True)
@@ -96,14 +98,16 @@ class Energy:
 
 @dataclass(frozen=True)
 class Flops:
-    """Model FLOPs: matmul and convolution, 2 per multiply-add."""
+    """Model FLOPs: matmul and convolution, 2 per multiply-add. None: not known, and then the total is not known either."""
 
-    act: int = 0
-    update: int = 0
-    eval: int = 0
+    act: int | None = 0
+    update: int | None = 0
+    eval: int | None = 0
 
     @property
-    def total(self) -> int:
+    def total(self) -> int | None:
+        if self.act is None or self.update is None or self.eval is None:
+            return None
         return self.act + self.update + self.eval
 
 
@@ -115,10 +119,10 @@ class LedgerLine:
     time_utc: str
     lineage: Counts  # what the surviving agent learned from
     consumed: Counts  # thrown-away work included
-    eval_frames: int
-    boot_frames: int  # emulated by resets, training and evaluation together; nobody plays them
+    eval_frames: int | None  # None: not counted
+    boot_frames: int | None  # emulated by resets, training and evaluation together; nobody plays them. None: not counted
     wall_s: float
-    active_s: dict[str, float]  # wall seconds by phase: setup, act, learn, env, eval, io
+    active_s: dict[str, float]  # wall seconds by phase: setup, act, learn, env, eval, io; empty: not told apart
     cpu_s: float  # this run's share
     gpu_allocated_s: float  # this run's share
     gpu_busy_s: float | None  # None: not known
@@ -144,17 +148,17 @@ class LedgerLine:
 
 @dataclass(frozen=True)
 class EvalRecord:
-    """One evaluation: full games, unclipped scores, at a point of training (all counters are those of that moment)."""
+    """One evaluation: full games, unclipped scores, at a point of training (all counters are those of that moment; None: not known)."""
 
-    steps: int
-    frames: int
-    updates: int
+    steps: int | None
+    frames: int | None
+    updates: int | None
     wall_s: float
     joules: float  # this run's share, as in the ledger
     low_j: float
     high_j: float
-    flops: int
-    epsilon: float
+    flops: int | None
+    epsilon: float | None
     returns: list[float]  # one per episode
     lengths: list[int] = field(default_factory=list)  # steps, one per episode
     schema: int = SCHEMA_VERSION

@@ -242,7 +242,7 @@ class Group:
                 curves.over_every_axis("training score", float(np.mean(self.scores[k])), self._axes(k))
             values = {
                 "speed/steps per s": steps / seconds,
-                "speed/frames per s": self.counters.counts(k).frames / reading.wall_s,
+                "speed/frames per s": int(self.counters.frames_by_seed[k]) / reading.wall_s,
                 "meter/energy, J": self.counters.joules,
                 **{f"learning/{name}": value[k] for name, value in event.learning.items()},
             }
@@ -277,9 +277,9 @@ class Group:
         self._write_ledger(RUNNING, None)
 
     def _axes(self, k: int) -> dict[str, float | None]:
-        counts, rate = self.counters.counts(k), self.env_spec.frame_rate_hz
-        play_s = None if rate is None else counts.frames / rate
-        return axes(counts.steps, counts.frames, play_s, self.counters.wall_s, self.counters.joules)
+        frames, rate = int(self.counters.frames_by_seed[k]), self.env_spec.frame_rate_hz
+        play_s = None if rate is None else frames / rate
+        return axes(self.counters.steps, frames, play_s, self.counters.wall_s, self.counters.joules)
 
     def _write_ledger(self, status: str, shas: list[str] | None) -> MeterReading:
         """One line for every run; returns one run's share of the reading."""
