@@ -37,7 +37,6 @@ class Run:
     evals: list[schema.EvalRecord]  # all of one kind: evaluations; only an import has others
     episodes: pl.DataFrame  # training episodes, see ``episodes_table``
 
-
     @property
     def returns(self) -> str:
         """What its scores are returns of: evaluation, training, or unknown."""

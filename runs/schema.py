@@ -169,7 +169,9 @@ class EvalRecord:
     returns: list[float]  # one per episode
     lengths: list[int] = field(default_factory=list)  # steps, one per episode
     kind: str = EVALUATION  # TRAINING: returns of the training episodes since the last line; UNKNOWN: nobody said which
-    games: int | None = None  # of an import that knows only their mean, which then is the one entry of returns: how many, if known
+    games: int | None = (
+        None  # of an import that knows only their mean, which then is the one entry of returns: how many, if known
+    )
     schema: int = SCHEMA_VERSION
 
     @property
