@@ -27,7 +27,7 @@ A run:
     peak_rss_bytes, peak_cuda_bytes, params_sha256
     score, score_at_steps                     mean return of the last evaluation
     returns                                   what the scores are returns of: evaluation; of an import also training, or unknown
-    imported                                  null, or of an import {format, files, sha256, env as its files name it, frames}
+    imported                                  null, or of an import {format, files, sha256, env as its files name it, seed, frames, steps: how got}
     training_return_last_100                  mean return of the last (at most) 100 training episodes
     short_window                              shorter than 60 s: its energy is uncertain
     git_commit, versions, machine, device, agent_config, env_record

@@ -119,8 +119,15 @@ def _check(record: schema.RunRecord) -> None:
     for name in ("agent_config", "versions", "machine", "device"):
         if not isinstance(getattr(record, name), dict):
             raise schema.SchemaError(f"{schema.RUN_FILE}: {name} is not a mapping")
-    if not (record.imported is None or isinstance(record.imported, dict)):
-        raise schema.SchemaError(f"{schema.RUN_FILE}: imported is not a mapping")
+    _check_import(record.imported)
+
+
+def _check_import(imported: object) -> None:
+    if imported is None:
+        return
+    files = imported.get("files") if isinstance(imported, dict) else None
+    if not (isinstance(imported, dict) and isinstance(imported.get("format"), str) and isinstance(files, list)):
+        raise schema.SchemaError(f"{schema.RUN_FILE}: imported should be null, or name a format and its files")
 
 
 def _is_number(value: object) -> bool:

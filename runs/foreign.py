@@ -17,6 +17,7 @@ from envs import EnvSpec, all_specs
 from runs.config import InputError
 from runs.schema import UNKNOWN
 
+LARGEST = 2**53  # counts beyond are damage
 TRAINING_WINDOWS = 20  # points of a curve that is made of single training episodes
 
 
@@ -62,13 +63,14 @@ class Point:
 
 @dataclass(frozen=True)
 class TrainingEpisode:
-    """``steps`` and ``frames``: of training when it ended; ``length``: its own steps."""
+    """``steps`` and ``frames``: of training when it ended; ``length`` and ``length_frames``: its own."""
 
     score: float
     steps: int | None = None
     frames: int | None = None
     wall_s: float | None = None
     length: int | None = None
+    length_frames: int | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class ForeignRun:
     training: list[TrainingEpisode] = field(default_factory=list)
     episodes: int | None = None
     steps: int | None = None  # trained in all, where it went on after the last point
+    frames: int | None = None
     budget: str | None = None
     started_s: float | None = None  # Unix time
 
@@ -146,7 +149,7 @@ class Row:
     def number(self, column: str) -> float:
         """A finite number. Raises InputError."""
         try:
-            value = float(self.cells[column])
+            value = float(self.cells[column].replace("_", "?"))  # Python's 1_000 is nobody's number
         except ValueError:
             raise self.fault(column, "a number") from None
         if not math.isfinite(value):
@@ -156,7 +159,7 @@ class Row:
     def count(self, column: str) -> int:
         """A whole number that is not negative, ``1e6`` and ``1000.0`` too. Raises InputError."""
         value = self.number(column)
-        if value < 0 or value != int(value):
+        if not 0 <= value <= LARGEST or value != int(value):
             raise self.fault(column, "a whole number, not negative")
         return int(value)
 

@@ -75,8 +75,8 @@ def _episodes(rows: list[tuple[float, Row]], frames: bool) -> list[TrainingEpiso
     for wall_s, row in rows:
         length = row.count("l")
         done += length
-        steps = None if frames else done
-        episodes.append(TrainingEpisode(row.number("r"), steps, done if frames else None, wall_s, None if frames else length))
+        axes = (None, done, wall_s, None, length) if frames else (done, None, wall_s, length)
+        episodes.append(TrainingEpisode(row.number("r"), *axes))
     return episodes
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from envs import EnvSpec
 from runs.config import InputError
 from runs.folder import RunFolder, check_writable, new_folder, remove_folder
-from runs.foreign import ForeignRun, ImportConfig, Point, known_env
+from runs.foreign import LARGEST, ForeignRun, ImportConfig, Point, TrainingEpisode, known_env
 from runs.foreign_formats import READERS, read_files
 from runs.schema import (
     ABSENT,
@@ -43,6 +43,7 @@ class Planned:
     """A run that is ready to be written."""
 
     run: ForeignRun
+    digest: str
     record: RunRecord
     env: EnvSpec | None
 
@@ -102,22 +103,32 @@ def _checked_name(name: str, what: str, run: ForeignRun) -> str:
 
 
 def _plan(runs: list[ForeignRun], config: ImportConfig, command: Sequence[str]) -> list[Planned]:
-    before = dict(_imported_before(Path(config.out)))
+    known = dict(_imported_before(Path(config.out)))
     planned: list[Planned] = []
     taken: dict[tuple[str, str], set[int]] = {}
     for run in runs:
         digest = _digest(run)
-        if digest in before and not config.again:
-            folder, _ = before[digest]
+        if digest in known and not config.again:
+            folder, _ = known[digest]
             raise InputError(f"{run.files[0]} was imported before, as {folder}: give --again for a second folder")
+        if twin := next((plan.run for plan in planned if plan.digest == digest), None):
+            raise InputError(f"{run.files[0]} holds the same as {twin.files[0]}: a run counts once")
         env = known_env(run.env or "")
         folder_env, agent = env.id if env else run.env or "", run.agent or ""
         seeds = taken.setdefault((folder_env, agent), _seeds(Path(config.out), folder_env, agent))
-        seed = run.seed if run.seed is not None else before[digest][1] if digest in before else _free(seeds)
+        seed = run.seed if run.seed is not None else known[digest][1] if digest in known else _free(seeds)
         seeds.add(seed)
-        run = _with_other_axis(run, env, config)
-        planned.append(Planned(run, _record(run, env, seed, digest, config, command), env))
+        full = _with_other_axis(run, env, config)
+        _check_counts(full)
+        planned.append(Planned(full, digest, _record(full, run, env, seed, digest, config, command), env))
     return planned
+
+
+def _check_counts(run: ForeignRun) -> None:
+    counts = [count for p in run.points for count in (p.steps, p.frames)]
+    counts += [count for e in run.training for count in (e.steps, e.frames)]
+    if max((count for count in counts if count is not None), default=0) > LARGEST:
+        raise InputError(f"{run.files[0]} counts more than {LARGEST:.0e} steps or frames: that cannot be")
 
 
 def _imported_before(out: Path) -> Iterator[tuple[str, tuple[Path, int]]]:
@@ -163,27 +174,41 @@ def _with_other_axis(run: ForeignRun, env: EnvSpec | None, config: ImportConfig)
     # Frames that Monitor counted inside the frame skip: how many decisions they were, nobody counted.
     bare = per_step == 1 and env is not None and env.kind == "atari"
 
-    def both(steps: int | None, frames: int | None) -> dict[str, Any]:
+    def both(steps: int | None, frames: int | None) -> tuple[int | None, int | None]:
         if steps is None and frames is not None and not bare:
             steps = frames // per_step
         elif frames is None and steps is not None and not (bare and run.format == "sb3"):
             frames = steps * per_step
-        return {"steps": steps, "frames": frames}
+        return steps, frames
 
-    return replace(
-        run,
-        points=[replace(p, **both(p.steps, p.frames)) for p in run.points],
-        training=[replace(e, **both(e.steps, e.frames)) for e in run.training],
-    )
+    def point(p: Point) -> Point:
+        steps, frames = both(p.steps, p.frames)
+        return replace(p, steps=steps, frames=frames)
+
+    def episode(e: TrainingEpisode) -> TrainingEpisode:
+        (steps, frames), (length, length_frames) = both(e.steps, e.frames), both(e.length, e.length_frames)
+        return replace(e, steps=steps, frames=frames, length=length, length_frames=length_frames)
+
+    steps, frames = both(run.steps, run.frames)
+    return replace(run, points=[*map(point, run.points)], training=[*map(episode, run.training)], steps=steps, frames=frames)
+
+
+def _how(axis: str, run: ForeignRun, before: ForeignRun, env: EnvSpec | None, config: ImportConfig) -> str | None:
+    """How a counter was got; None where it is not known."""
+    if getattr(run.points[-1], axis) is None:
+        return None
+    return "of the files" if getattr(before.points[-1], axis) is not None else f"{_frames_per_step(env, config)} frames a step"
 
 
 def _record(
-    run: ForeignRun, env: EnvSpec | None, seed: int, digest: str, config: ImportConfig, command: Sequence[str]
+    run: ForeignRun,
+    before: ForeignRun,
+    env: EnvSpec | None,
+    seed: int,
+    digest: str,
+    config: ImportConfig,
+    command: Sequence[str],
 ) -> RunRecord:
-    per_step = _frames_per_step(env, config)
-    counted = any(p.frames is not None and p.steps is None for p in run.points) or per_step is None
-    has_frames = run.points[-1].frames is not None
-    frames = None if not has_frames else "counted" if counted else f"{per_step} a step"
     return RunRecord(
         agent=run.agent or "",
         agent_config={},
@@ -213,7 +238,8 @@ def _record(
             "sha256": digest,
             "env": run.env,
             "seed": "of the files" if run.seed is not None else "numbered here",
-            "frames": frames,
+            "frames": _how("frames", run, before, env, config),
+            "steps": _how("steps", run, before, env, config),
         },
     )
 
@@ -246,10 +272,8 @@ def _write(planned: list[Planned], out: Path) -> list[Path]:
 
 def _fill(folder: RunFolder, run: ForeignRun) -> None:
     try:
-        for k, episode in enumerate(run.training):
-            before = run.training[k - 1].frames if k else 0
-            known = episode.frames is not None and before is not None and episode.length is not None
-            folder.episode(episode.score, episode.length, episode.wall_s, episode.frames - before if known else None)  # type: ignore[operator]
+        for episode in run.training:
+            folder.episode(episode.score, episode.length, episode.wall_s, episode.length_frames)
         for point in run.points:
             folder.evaluation(_evaluation(run, point))
         folder.ledger(_ledger(run))
@@ -268,8 +292,8 @@ def _ledger(run: ForeignRun) -> LedgerLine:
     """The one line of an import: what the files say had been done when they end."""
     last, end = run.points[-1], (run.training or run.points)[-1]
     counts = Counts(
-        frames=_later(last.frames, end.frames),
-        steps=_later(_later(last.steps, end.steps), run.steps),
+        frames=_most(last.frames, end.frames, run.frames),
+        steps=_most(last.steps, end.steps, run.steps),
         updates=None,
         episodes=run.episodes,
     )
@@ -295,8 +319,8 @@ def _ledger(run: ForeignRun) -> LedgerLine:
     )
 
 
-def _later(a: int | None, b: int | None) -> int | None:
-    return b if a is None else a if b is None else max(a, b)
+def _most(*counts: int | None) -> int | None:
+    return max((count for count in counts if count is not None), default=None)
 
 
 def _notices(planned: list[Planned]) -> list[str]:

@@ -75,7 +75,7 @@ class RunRecord:
     git_commit: str | None
     machine: dict[str, Any]
     device: dict[str, Any]  # {"type": "cpu" | "cuda", "name": ..., "index": ..., "uuid": ...}
-    # Of an import: {"format", "files", "sha256" of them, "env" as they name it, "frames": how they were got}. None: a run of ours.
+    # Of an import: {"format", "files", "sha256" of them, "env" as they name it, "seed", "frames", "steps": how those were got}. None: a run of ours.
     imported: dict[str, Any] | None = None
     schema: int = SCHEMA_VERSION
 

@@ -68,6 +68,7 @@ def loaded_by(statement: str) -> set[str]:
         ("import analysis.report", {"torch", "gymnasium"}),
         ("import runs.schema", {"torch", "gymnasium", "numpy"}),
         ("import playmeter", {"torch", "gymnasium", "polars", "altair"}),
+        ("import runs.importing", {"torch", "gymnasium", "tensorboard", "polars"}),
         ("import envs", {"torch", "gymnasium"}),
     ],
 )
