@@ -16,6 +16,7 @@ from tyro.conf import Positional
 
 from agents.baselines import BaselineConfig
 from agents.config import AgentConfig
+from runs.foreign import ImportConfig
 
 if TYPE_CHECKING:
     from runs.anyone import Meter, count_frames
@@ -104,6 +105,18 @@ class Report:
     """Write the machine-readable summary to this file, or to standard output with `-`."""
     price_usd_per_kwh: float | None = None
     """Your price of electricity, for the costs in money."""
+
+
+@dataclass(frozen=True)
+class Import(ImportConfig):
+    """Result files of other people become run folders, with what is known and nothing else.
+
+    sb3: folders of monitor.csv; tensorboard: events with CleanRL's or stable-baselines3's tags; dopamine: its events or published
+    JSON; dqn_zoo: results.csv; csv: columns score and steps or frames, and if you have them seed, agent, env, wall_s, joules.
+    """
+
+    path: Annotated[Positional[Path], tyro.conf.arg(metavar="PATH")]
+    """A file or a folder: every run in it is imported."""
 
 
 @dataclass(frozen=True)
@@ -432,6 +445,21 @@ def metered_line(recorder: Recorder) -> str:
     )
 
 
+def import_command(argv: Sequence[str]) -> int:
+    """Make run folders of other people's results, so that they join a report."""
+    from runs.importing import import_runs
+
+    if not argv or (argv[0].startswith("-") and not {"-h", "--help"} & set(argv)):
+        return fail("import needs a file or folder first, e.g. `playmeter import logs/ --agent dqn`")
+    asked: Import = parse(Import, argv, "import")
+    folders, notices = import_runs(asked, ("playmeter", "import", *argv))
+    for notice in notices:
+        print(notice)
+    for folder in folders:
+        print(f"imported: {folder}")
+    return 0
+
+
 def agents_command(argv: Sequence[str]) -> int:
     """List the agents as a family tree, or one agent's settings with their source."""
 
@@ -609,6 +637,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train_command,
     "report": report_command,
     "meter": meter_command,
+    "import": import_command,
     "board": board_command,
     "agents": agents_command,
     "envs": envs_command,

@@ -135,7 +135,7 @@ def _layers(
     color = alt.Color("agent:N", legend=None, scale=alt.Scale(domain=domain, range=[s.color for s in series]))
     dash = alt.StrokeDash("agent:N", legend=None, scale=alt.Scale(domain=domain, range=[s.dash for s in series]))
     x = alt.X("x:Q", title=x_title, axis=alt.Axis(format="~s", tickCount=6), scale=alt.Scale(nice=False))
-    y = alt.Y("score:Q", title="Evaluation score (mean return)", scale=alt.Scale(zero=False))
+    y = alt.Y("score:Q", title="Score (mean return)", scale=alt.Scale(zero=False))
     tooltip = [
         alt.Tooltip("agent:N", title="Agent"), alt.Tooltip("x:Q", title=x_title, format=",.4~r"),
         alt.Tooltip("score:Q", title="Score", format=",.4~r"), alt.Tooltip("low:Q", title="95 % from", format=",.4~r"),

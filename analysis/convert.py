@@ -86,6 +86,10 @@ def kwh(joules: float | None) -> float | None:
     return None if joules is None else joules / JOULES_PER_KWH
 
 
+def hours(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds / 3600
+
+
 def brain_h(joules: float) -> float:
     """Hours that a human brain, at 20 W, runs on that energy."""
     return joules / brain_power_w()[0] / 3600

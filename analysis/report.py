@@ -20,6 +20,7 @@ PROTOCOLS = {
     "minatar": "MinAtar as registered: sticky actions with probability 0.1",
     "nature": "Mnih et al. 2015: no sticky actions, a lost life ends the return in training, full games in evaluation",
     "sticky": "Machado et al. 2018: sticky actions with probability 0.25, no life-loss signal",
+    "unknown": "nobody said how the environment was played or evaluated",
     "atari100k": "Kaiser et al. 2019: 100,000 steps (400,000 frames), no sticky actions, full games in evaluation",
 }
 

@@ -9,7 +9,7 @@ from analysis import convert, statistics, units
 from runs.schema import ABSENT, MEASURED, EnvRecord
 
 SOURCE_NAMES = {
-    "gpu_board": "GPU board", "cpu_package": "CPU package", "dram": "memory", "host_rest": "rest of the computer", "wall_meter": "wall meter",
+    "reported": "as reported", "gpu_board": "GPU board", "cpu_package": "CPU package", "dram": "memory", "host_rest": "rest of the computer", "wall_meter": "wall meter",
 }  # fmt: skip
 THRESHOLD_NAMES = {
     "reward_threshold": "threshold", "half_threshold": "half the threshold", "human": "human score", "half_human": "half-way to human",
@@ -108,13 +108,14 @@ def tiles(best: dict[str, Any]) -> list[dict[str, str]]:
         f"{units.score(score['low'])} to {units.score(score['high'])}, {score['n']} seeds" if score["n"] > 1 else "one seed"
     )
     play = best["human_play_h"]
-    device = "" if not best["gpu_h"] else f"{units.hours(best['gpu_h'])} of GPU allocated"
+    gpu_h, wall_h = best["gpu_h"], best["wall_h"]
+    device = "GPU not known" if gpu_h is None else f"{units.hours(gpu_h)} of GPU allocated" if gpu_h else "no GPU"
     return [
         {"name": f"Score ({score['estimator']})" if score["n"] > 1 else "Score", "value": units.score(score["iqm"]), "note": spread},
         {"name": "Human playtime", "value": units.duration(None if play is None else play * 3600),
          "note": best["human_play_reason"] or f"{units.count(best['frames'])} frames in real time"},
         {"name": f"Energy, {energy['method']}", "value": energy_text(energy), "note": energy_spread(energy)},
-        {"name": "Wall-clock time", "value": units.duration(best["wall_h"] * 3600), "note": device or "no GPU"},
+        {"name": "Wall-clock time", "value": units.duration(None if wall_h is None else wall_h * 3600), "note": device},
     ]  # fmt: skip
 
 

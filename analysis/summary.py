@@ -26,6 +26,8 @@ A run:
     flops {act, update, eval, total}
     peak_rss_bytes, peak_cuda_bytes, params_sha256
     score, score_at_steps                     mean return of the last evaluation
+    returns                                   what the scores are returns of: evaluation; of an import also training, or unknown
+    imported                                  null, or of an import {format, files, sha256, env as its files name it, seed, frames, steps: how got}
     training_return_last_100                  mean return of the last (at most) 100 training episodes
     short_window                              shorter than 60 s: its energy is uncertain
     git_commit, versions, machine, device, agent_config, env_record
@@ -40,6 +42,7 @@ training ONE seed cost. ``total`` is the sum over everything that was spent, unf
     repeats [id]                              runs of a seed that was run again: shown, not pooled
     score {estimator, iqm, low, high, mean, confidence, n, per_seed {seed: score}, at_steps {min, max}, human_normalised}
                                               interval null with one seed; iqm equals the mean below 4 seeds
+    returns, imported                         as of a run; imported is the format alone
     frames, steps, updates, human_play_h, human_play_reason, wall_h, gpu_h, cpu_h, flops, brain_h, cost_usd
     energy {kwh, low_kwh, high_kwh, method, grade, absent}
     frames_to_threshold {reward_threshold | half_threshold | human | half_human: {score, n_reached, n, frames, steps, human_play_h,
@@ -67,6 +70,10 @@ from analysis.tables import LeftOut, Run
 from runs import schema
 
 SUMMARY_SCHEMA = 1
+
+# What scores that are no evaluations are called.
+RETURNS = {schema.TRAINING: "training returns", schema.UNKNOWN: "training or evaluation: not known"}
+SAME_LENGTH = 0.9  # runs of an unknown budget whose last scores lie further apart than this were not trained equally long
 
 
 def summarise(runs: Sequence[Run], left_out: Sequence[LeftOut], price_usd_per_kwh: float | None = None) -> dict[str, Any]:
@@ -108,10 +115,11 @@ def _run(run: Run, row: dict[str, Any], comparison: str, training: float | None,
         "human_play_h": row["human_play_h"], "human_play_reason": _no_play(run),
         "wall_s": total.wall_s, "active_s": total.active_s, "cpu_s": total.cpu_s,
         "gpu_allocated_s": total.gpu_allocated_s, "gpu_busy_s": total.gpu_busy_s,
-        "cpu_h": total.cpu_s / 3600, "gpu_h": total.gpu_allocated_s / 3600, "wall_h": total.wall_s / 3600,
+        "cpu_h": convert.hours(total.cpu_s), "gpu_h": convert.hours(total.gpu_allocated_s), "wall_h": convert.hours(total.wall_s),
         "energy": _run_energy(run, row), **_energy_meaning(row["joules"], price),
         "flops": asdict(total.flops) | {"total": total.flops.total},
         "peak_rss_bytes": total.peak_rss_bytes, "peak_cuda_bytes": total.peak_cuda_bytes, "params_sha256": total.params_sha256,
+        "returns": run.returns, "imported": record.imported,
         "score": last.mean_return if last else None, "score_at_steps": last.steps if last else None,
         "training_return_last_100": training, "short_window": row["short_window"],
         "git_commit": record.git_commit, "versions": record.versions, "machine": record.machine, "device": record.device,
@@ -163,20 +171,28 @@ def group(runs: Sequence[Run]) -> list[list[Run]]:
 
 def compare(runs: Sequence[Run], price: float | None = None) -> list[dict[str, Any]]:
     groups = group(runs)
-    differences = _differences([members[0].record for members in groups])
+    differences = _differences([members[0] for members in groups])
     ids = _comparison_ids([members[0].record for members in groups])
     return [_compare(*args, price) for args in zip(groups, ids, differences, strict=True)]
 
 
-def _differences(records: list[schema.RunRecord]) -> list[dict[str, Any]]:
+def _differences(runs: list[Run]) -> list[dict[str, Any]]:
     """For each comparison the settings in which it differs from another of the same environment and agent."""
     differences = []
-    for record in records:
-        mine = tables.settings(record)
-        others = [tables.settings(r) for r in records if (r.env.id, r.agent) == (record.env.id, record.agent)]
-        names = sorted({name for other in others for name in mine.keys() | other.keys() if mine.get(name) != other.get(name)})
-        differences.append({name: mine.get(name) for name in names})
+    for run in runs:
+        mine, name = tables.run_settings(run), (run.record.env.id, run.record.agent)
+        others = [tables.run_settings(other) for other in runs if (other.record.env.id, other.record.agent) == name]
+        names = sorted({setting for other in others for setting in _differing(mine, other)})
+        differences.append({setting: mine.get(setting) for setting in names})
     return differences
+
+
+def _differing(mine: dict[str, Any], other: dict[str, Any]) -> set[str]:
+    """Of two imports, or of a run and an import, the settings that both have: that one was not told its settings is no difference."""
+    names = mine.keys() | other.keys()
+    if "imported" in names:
+        names = (mine.keys() & other.keys()) | {"imported"}
+    return {name for name in names if mine.get(name) != other.get(name)}
 
 
 def _comparison_ids(records: list[schema.RunRecord]) -> list[str]:
@@ -193,15 +209,15 @@ def _compare(members: list[Run], comparison_id: str, differs: dict[str, Any], pr
     table = tables.runs_table(runs)
     mean = _aggregate(table, "mean")
     return {
-        "id": comparison_id, "label": _label(record.agent, differs), "env": record.env.id, "agent": record.agent,
+        "id": comparison_id, "label": _label(runs[0], differs), "env": record.env.id, "agent": record.agent,
         "protocol": record.env.protocol, "budget": record.budget, "differs": differs,
         "n_runs": len(runs), "seeds": [run.record.seed for run in runs], "runs": [run.id for run in runs],
         "finished": all(run.total.status == schema.FINISHED for run in runs),
         "n_unfinished": len(unfinished), "unfinished": [run.id for run in unfinished], "repeats": [run.id for run in repeats],
-        "score": _score(runs),
+        "score": _score(runs), "returns": runs[0].returns, "imported": (record.imported or {}).get("format"),
         "frames": mean["frames"], "steps": mean["steps"], "updates": mean["updates"],
         "human_play_h": mean["human_play_h"], "human_play_reason": _no_play(runs[0]),
-        "wall_h": mean["wall_s"] / 3600, "gpu_h": mean["gpu_allocated_s"] / 3600, "cpu_h": mean["cpu_s"] / 3600,
+        "wall_h": convert.hours(mean["wall_s"]), "gpu_h": convert.hours(mean["gpu_allocated_s"]), "cpu_h": convert.hours(mean["cpu_s"]),
         "flops": mean["flops"], **_energy_meaning(mean["joules"], price),
         "energy": _kwh(mean) | _pooled_method(runs),
         "frames_to_threshold": {name: _reach(runs, score) for name, score in _thresholds(record.env).items()},
@@ -261,7 +277,7 @@ def _score(runs: list[Run]) -> dict[str, Any]:
 
 def _range(steps: list[int | None]) -> dict[str, int] | None:
     known = [number for number in steps if number is not None]
-    return {"min": min(known), "max": max(known)} if len(known) == len(steps) else None
+    return {"min": min(known), "max": max(known)} if known and len(known) == len(steps) else None
 
 
 def _thresholds(env: schema.EnvRecord) -> dict[str, float]:
@@ -300,17 +316,18 @@ def _reach(runs: list[Run], score: float) -> dict[str, Any]:
 def _total(total: dict[str, Any], price: float | None) -> dict[str, Any]:
     return {
         "frames": total["frames"], "consumed_frames": total["consumed_frames"], "lost_frames": total["lost_frames"],
-        "human_play_h": total["human_play_h"], "wall_h": total["process_wall_s"] / 3600,
-        "gpu_h": total["gpu_allocated_s"] / 3600, "cpu_h": total["cpu_s"] / 3600, **_kwh(total), "flops": total["flops"],
+        "human_play_h": total["human_play_h"], "wall_h": convert.hours(total["process_wall_s"]),
+        "gpu_h": convert.hours(total["gpu_allocated_s"]), "cpu_h": convert.hours(total["cpu_s"]), **_kwh(total), "flops": total["flops"],
         "cost_usd": convert.cost_usd(convert.kwh(total["joules"]), price),
     }  # fmt: skip
 
 
-def _label(agent: str, differs: dict[str, Any]) -> str:
-    if not differs:
-        return agent
-    shown = ", ".join(f"{name.removeprefix('env.')} {_plain(value)}" for name, value in differs.items())
-    return f"{agent} ({shown})"
+def _label(run: Run, differs: dict[str, Any]) -> str:
+    """The agent's name with what sets it apart. Scores that are no evaluations are always named as what they are."""
+    shown = [f"{name.removeprefix('env.')} {_plain(value)}" for name, value in differs.items() if name != "returns"]
+    if run.returns != schema.EVALUATION:
+        shown.append(RETURNS[run.returns])
+    return f"{run.record.agent} ({', '.join(shown)})" if shown else run.record.agent
 
 
 def _plain(value: Any) -> str:
@@ -320,6 +337,12 @@ def _plain(value: Any) -> str:
 def _notes(runs: list[Run], unfinished: list[Run], repeats: list[Run]) -> list[str]:
     """What a reader must know before comparing."""
     notes = []
+    if origin := runs[0].record.imported:
+        notes.append(f"imported from {origin.get('format')}: only what its files say is known")
+    if runs[0].returns != schema.EVALUATION:
+        notes.append(f"score: {RETURNS[runs[0].returns]}")
+    if lengths := _unequal_lengths(runs):
+        notes.append(lengths)
     if unfinished:
         named = ", ".join(f"{run.record.seed} ({run.total.status}{_at_step(run)})" for run in unfinished)
         notes.append(f"unfinished, in the curves but not in score and cost: seed {named}")
@@ -338,6 +361,14 @@ def _notes(runs: list[Run], unfinished: list[Run], repeats: list[Run]) -> list[s
             f"up to {together} seeds trained side by side in one process; each bears its share of energy and device time"
         )
     return notes
+
+
+def _unequal_lengths(runs: list[Run]) -> str | None:
+    """Imports may not know their budget, and then runs of any length share a comparison."""
+    at = _range([run.evals[-1].steps for run in runs if run.evals])
+    if runs[0].record.budget != schema.UNKNOWN or at is None or at["min"] >= SAME_LENGTH * at["max"]:
+        return None
+    return f"trained unequally long: the last scores are at {at['min']:,} to {at['max']:,} steps"
 
 
 def _at_step(run: Run) -> str:

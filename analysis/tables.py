@@ -34,8 +34,13 @@ class Run:
     folder: Path
     record: schema.RunRecord
     total: schema.LedgerLine
-    evals: list[schema.EvalRecord]
+    evals: list[schema.EvalRecord]  # all of one kind: evaluations; only an import has others
     episodes: pl.DataFrame  # training episodes, see ``episodes_table``
+
+    @property
+    def returns(self) -> str:
+        """What its scores are returns of: evaluation, training, or unknown."""
+        return self.evals[-1].kind if self.evals else schema.EVALUATION
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,15 @@ def _check(record: schema.RunRecord) -> None:
     for name in ("agent_config", "versions", "machine", "device"):
         if not isinstance(getattr(record, name), dict):
             raise schema.SchemaError(f"{schema.RUN_FILE}: {name} is not a mapping")
+    _check_import(record.imported)
+
+
+def _check_import(imported: object) -> None:
+    if imported is None:
+        return
+    files = imported.get("files") if isinstance(imported, dict) else None
+    if not (isinstance(imported, dict) and isinstance(imported.get("format"), str) and isinstance(files, list)):
+        raise schema.SchemaError(f"{schema.RUN_FILE}: imported should be null, or name a format and its files")
 
 
 def _is_number(value: object) -> bool:
@@ -135,7 +149,7 @@ def absent_energy(run: Run) -> list[str]:
     needed = {GPU_SOURCE, CPU_SOURCE} if on_gpu else {CPU_SOURCE}
     named = {name for name in run.total.energy if on_gpu or name != GPU_SOURCE}
     present = set(present_energy(run))
-    return [] if WALL_METER in present else sorted((needed | named) - present)
+    return [] if {WALL_METER, schema.REPORTED} & present else sorted((needed | named) - present)
 
 
 def energy_method(run: Run) -> str:
@@ -161,14 +175,21 @@ def energy_grade(run: Run) -> str | None:
 
 
 def comparison_key(run: Run) -> str:
-    """Runs with the same key may be pooled: same environment and protocol, same agent and settings, same budget; only seeds differ."""
-    return json.dumps(settings(run.record), sort_keys=True, default=str)
+    """Runs with the same key may be pooled: same environment and protocol, same agent and settings, same budget, same kind of
+    score; only seeds differ."""
+    return json.dumps(run_settings(run), sort_keys=True, default=str)
+
+
+def run_settings(run: Run) -> dict[str, Any]:
+    """Every setting that must agree before runs are pooled: those of the record, and what the scores are returns of."""
+    return settings(run.record) | {"returns": run.returns}
 
 
 def settings(record: schema.RunRecord) -> dict[str, Any]:
     """Every setting that must agree before runs are pooled, nested ones by their dotted name."""
     config = {name: value for name, value in record.agent_config.items() if name != "seed"}
-    return _flat("env", asdict(record.env)) | {"agent": record.agent, "budget": record.budget} | _flat("", config)
+    origin = {"imported": record.imported.get("format")} if record.imported else {}
+    return _flat("env", asdict(record.env)) | {"agent": record.agent, "budget": record.budget} | origin | _flat("", config)
 
 
 def _flat(prefix: str, nested: dict[str, Any]) -> dict[str, Any]:
@@ -203,11 +224,11 @@ def _run_row(run: Run) -> dict[str, Any]:
         "lost_frames": _difference(total.consumed.frames, total.lineage.frames),
         "eval_frames": total.eval_frames, "boot_frames": total.boot_frames,
         "human_play_h": convert.play_h(total.lineage.frames, run.record.env.frame_rate_hz),
-        "wall_s": total.wall_s, "process_wall_s": total.wall_s * run.record.share, "cpu_s": total.cpu_s,
+        "wall_s": total.wall_s, "process_wall_s": None if total.wall_s is None else total.wall_s * run.record.share, "cpu_s": total.cpu_s,
         "gpu_allocated_s": total.gpu_allocated_s, "gpu_busy_s": total.gpu_busy_s,
         "joules": sum(e.joules for e in energy) if energy else None,
         "low_j": sum(e.low_j for e in energy) if energy else None, "high_j": sum(e.high_j for e in energy) if energy else None,
-        "flops": _float(total.flops.total), "short_window": total.wall_s < SHORT_WINDOW_S,
+        "flops": _float(total.flops.total), "short_window": None if total.wall_s is None else total.wall_s < SHORT_WINDOW_S,
     }  # fmt: skip
 
 
@@ -227,7 +248,7 @@ _EVAL_COLUMNS: dict[str, Any] = {
 def _eval_row(run: Run, line: schema.EvalRecord) -> dict[str, Any]:
     known = bool(present_energy(run))
     return {
-        "run": run.id, "key": comparison_key(run), "seed": run.record.seed, "score": line.mean_return, "games": len(line.returns),
+        "run": run.id, "key": comparison_key(run), "seed": run.record.seed, "score": line.mean_return, "games": line.games or len(line.returns),
         "steps": _float(line.steps), "frames": _float(line.frames),
         "human_play_h": convert.play_h(line.frames, run.record.env.frame_rate_hz), "wall_s": line.wall_s,
         "joules": line.joules if known else None, "low_j": line.low_j if known else None, "high_j": line.high_j if known else None,

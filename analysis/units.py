@@ -66,6 +66,11 @@ def count(number: float | None) -> str:
     return f"{number:,.0f}"
 
 
+def device_hours(value_h: float | None) -> str:
+    """Hours of a device that may not have been there: none is not the same as not known."""
+    return "none" if value_h == 0 else hours(value_h)
+
+
 def flops(number: float | None) -> str:
     if number is None:
         return ABSENT

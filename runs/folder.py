@@ -88,9 +88,9 @@ class RunFolder:
         self._episodes = csv.writer(self._monitor, lineterminator="\n")
         self._episodes.writerow(("r", "l", "t", "frames"))
 
-    def episode(self, score: float, steps: int, wall_s: float, frames: int | None) -> None:
-        """One line of ``monitor.csv``; frames that nobody counted (None) are an empty field."""
-        self._episodes.writerow((round(score, 6), steps, round(wall_s, 6), frames))
+    def episode(self, score: float, steps: int | None, wall_s: float | None, frames: int | None) -> None:
+        """One line of ``monitor.csv``; what nobody counted (None) is an empty field."""
+        self._episodes.writerow((round(score, 6), steps, None if wall_s is None else round(wall_s, 6), frames))
 
     def ledger(self, line: LedgerLine) -> None:
         self._monitor.flush()

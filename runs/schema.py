@@ -34,6 +34,8 @@ FINAL_SB3_CHECKPOINT = "checkpoints/final.zip"
 
 MEASURED, ESTIMATED, ABSENT = "measured", "estimated", "absent"
 RUNNING, FINISHED, INTERRUPTED, FAILED = "running", "finished", "interrupted", "failed"
+EVALUATION, TRAINING, UNKNOWN = "evaluation", "training", "unknown"
+REPORTED = "reported"  # energy source of an import: a figure of whoever ran it, for whatever they metered
 
 
 class SchemaError(ValueError):
@@ -46,11 +48,11 @@ class EnvRecord:
 
     id: str
     kind: str  # "control", "minatar", "atari", or "other" where only a foreign loop knows it
-    # "control", "minatar", "nature", "sticky", "atari100k", or "own": as a loop that is not ours plays. Scores of two protocols
-    # are not comparable.
+    # "control", "minatar", "nature", "sticky", "atari100k", "own": as a loop that is not ours plays, or whatever an import was
+    # told, else "unknown". Scores of two protocols are not comparable.
     protocol: str
     frame_rate_hz: float | None  # None: the task has no physical time
-    frames_per_step: int  # nominal; the counters are exact
+    frames_per_step: int | None  # nominal; the counters are exact. None: not known
     reward_threshold: float | None
     max_episode_steps: int | None
 
@@ -73,6 +75,8 @@ class RunRecord:
     git_commit: str | None
     machine: dict[str, Any]
     device: dict[str, Any]  # {"type": "cpu" | "cuda", "name": ..., "index": ..., "uuid": ...}
+    # Of an import: {"format", "files", "sha256" of them, "env" as they name it, "seed", "frames", "steps": how those were got}. None: a run of ours.
+    imported: dict[str, Any] | None = None
     schema: int = SCHEMA_VERSION
 
 
@@ -121,14 +125,14 @@ class LedgerLine:
     consumed: Counts  # thrown-away work included
     eval_frames: int | None  # None: not counted
     boot_frames: int | None  # emulated by resets, training and evaluation together; nobody plays them. None: not counted
-    wall_s: float
+    wall_s: float | None  # None, here and below: not known
     active_s: dict[str, float]  # wall seconds by phase: setup, act, learn, env, eval, io; empty: not told apart
-    cpu_s: float  # this run's share
-    gpu_allocated_s: float  # this run's share
+    cpu_s: float | None  # this run's share
+    gpu_allocated_s: float | None  # this run's share
     gpu_busy_s: float | None  # None: not known
     energy: dict[str, Energy]  # by source: gpu_board, cpu_package, dram, host_rest, wall_meter; this run's share
     flops: Flops
-    peak_rss_bytes: int
+    peak_rss_bytes: int | None
     peak_cuda_bytes: int | None
     params_sha256: str | None = None  # of the final parameters, on the last line of a finished run
     schema: int = SCHEMA_VERSION
@@ -148,12 +152,15 @@ class LedgerLine:
 
 @dataclass(frozen=True)
 class EvalRecord:
-    """One evaluation: full games, unclipped scores, at a point of training (all counters are those of that moment; None: not known)."""
+    """One score at a point of training: of an evaluation (full games, unclipped), or what an import has in its place.
+
+    All counters are those of that moment; None: not known.
+    """
 
     steps: int | None
     frames: int | None
     updates: int | None
-    wall_s: float
+    wall_s: float | None
     joules: float  # this run's share, as in the ledger
     low_j: float
     high_j: float
@@ -161,6 +168,10 @@ class EvalRecord:
     epsilon: float | None
     returns: list[float]  # one per episode
     lengths: list[int] = field(default_factory=list)  # steps, one per episode
+    kind: str = EVALUATION  # TRAINING: returns of the training episodes since the last line; UNKNOWN: nobody said which
+    games: int | None = (
+        None  # of an import that knows only their mean, which then is the one entry of returns: how many, if known
+    )
     schema: int = SCHEMA_VERSION
 
     @property

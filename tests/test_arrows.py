@@ -69,6 +69,7 @@ def loaded_by(statement: str) -> set[str]:
         ("import analysis.report", {"torch", "gymnasium"}),
         ("import runs.schema", {"torch", "gymnasium", "numpy"}),
         ("import playmeter", {"torch", "gymnasium", "polars", "altair"}),
+        ("import runs.importing", {"torch", "gymnasium", "tensorboard", "polars"}),
         ("import envs", {"torch", "gymnasium"}),
         ("from playmeter import Meter, count_frames", {"torch", "gymnasium", "numpy", "polars", "altair", "stable_baselines3"}),
         ("from playmeter import Meter; Meter('out', agent='a', env='e')", {"torch", "gymnasium", "numpy"}),

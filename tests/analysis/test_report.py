@@ -274,4 +274,4 @@ def test_hostile_names_run_nothing_in_the_browser(browser, results, tmp_path):
 
 
 def test_every_protocol_of_the_schema_is_explained():
-    assert set(report.PROTOCOLS) == {"control", "minatar", "nature", "sticky", "atari100k"}
+    assert set(report.PROTOCOLS) == {"control", "minatar", "nature", "sticky", "atari100k", "unknown"}
