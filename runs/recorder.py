@@ -167,6 +167,7 @@ class Recorder:
         )
 
     def _draw(self, curves: Curves, line: LedgerLine, counts: Counted) -> None:
+        assert line.wall_s is not None  # only imports do not know it
         if self._scores:
             score = sum(self._scores) / len(self._scores)
             curves.over_every_axis("training score", score, self._axes(counts, line.wall_s, line.joules))
