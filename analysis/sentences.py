@@ -92,9 +92,8 @@ def _energy(best: dict[str, Any]) -> str:
     energy = best["energy"]
     if energy["kwh"] is None:
         return "Its energy is not known: no source could be measured or estimated."
-    joules, low, high = (energy[name] * convert.JOULES_PER_KWH for name in ("kwh", "low_kwh", "high_kwh"))
     how = "a measured" if energy["method"] == MEASURED else "an estimated"
-    text = f"Training one seed used {how} {units.energy(joules)} ({units.energy_range(low, high)})"
+    text = f"Training one seed used {how} {energy_text(energy)} ({energy_spread(energy)})"
     if energy["absent"]:
         text += f", not counting {join(source_name(s) for s in energy['absent'])}, which has no number"
     brain = units.duration(best["brain_h"] * 3600)
@@ -126,6 +125,8 @@ def energy_text(energy: dict[str, Any]) -> str:
 def energy_spread(energy: dict[str, Any]) -> str:
     if energy["kwh"] is None:
         return "no source has a number"
+    if energy["low_kwh"] == energy["high_kwh"]:  # as an import reports it
+        return "no interval known"
     return units.energy_range(energy["low_kwh"] * convert.JOULES_PER_KWH, energy["high_kwh"] * convert.JOULES_PER_KWH)
 
 

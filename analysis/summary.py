@@ -324,10 +324,16 @@ def _total(total: dict[str, Any], price: float | None) -> dict[str, Any]:
 
 def _label(run: Run, differs: dict[str, Any]) -> str:
     """The agent's name with what sets it apart. Scores that are no evaluations are always named as what they are."""
-    shown = [f"{name.removeprefix('env.')} {_plain(value)}" for name, value in differs.items() if name != "returns"]
+    shown = [_difference(name, value) for name, value in differs.items() if name != "returns"]
     if run.returns != schema.EVALUATION:
         shown.append(RETURNS[run.returns])
     return f"{run.record.agent} ({', '.join(shown)})" if shown else run.record.agent
+
+
+def _difference(name: str, value: Any) -> str:
+    if name == "imported":
+        return "trained by playmeter" if value is None else f"imported from {value}"
+    return f"{name.removeprefix('env.')} {_plain(value)}"
 
 
 def _plain(value: Any) -> str:
@@ -339,6 +345,8 @@ def _notes(runs: list[Run], unfinished: list[Run], repeats: list[Run]) -> list[s
     notes = []
     if origin := runs[0].record.imported:
         notes.append(f"imported from {origin.get('format')}: only what its files say is known")
+    if any(schema.REPORTED in run.total.energy for run in runs):
+        notes.append("energy as reported by whoever ran it: neither its source nor its interval is known")
     if runs[0].returns != schema.EVALUATION:
         notes.append(f"score: {RETURNS[runs[0].returns]}")
     if lengths := _unequal_lengths(runs):

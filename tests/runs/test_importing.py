@@ -24,6 +24,7 @@ from runs.config import InputError
 from runs.folder import RunFolder
 from runs.foreign import ImportConfig, known_env
 from runs.importing import import_runs
+from tests.analysis.run_folders import write_run
 
 UNKNOWN_OF_ALL = ("updates", "eval_frames", "boot_frames", "cpu_h", "gpu_h", "peak_rss_bytes", "git_commit")
 
@@ -483,6 +484,20 @@ def test_training_returns_are_never_pooled_with_evaluations_and_are_named() -> N
         "mine", "mine (training returns)", "mine (training or evaluation: not known)",
     ]  # fmt: skip
     assert [c["n_runs"] for c in comparisons] == [1, 1, 1]
+
+
+def test_an_import_beside_a_run_of_ours_with_the_same_name_is_another_agent() -> None:
+    """Its settings are not known, so they are no difference that could be named."""
+    write_run(Path("results/CartPole-v1/dqn/seed0"), "dqn", scores=[20.0, 400.0], steps=1000)
+    path = Path(write("in.csv", "steps,score,seed\n500,30,0\n1000,90,0\n"))
+    config = ImportConfig(path, agent="dqn", env="CartPole-v1", returns="evaluation", protocol="control")
+    (folder,), _ = import_runs(config, [])
+    assert folder.name == "seed0-2"
+    ours, theirs = summary.compare(tables.read_runs([Path("results")])[0])
+    assert [ours["label"], theirs["label"]] == ["dqn (trained by playmeter)", "dqn (imported from csv)"]
+    assert (ours["differs"], theirs["differs"]) == ({"imported": None}, {"imported": "csv"})
+    assert (ours["score"]["mean"], theirs["score"]["mean"]) == (400.0, 90.0)
+    assert len({repr(run.record.env) for run in tables.read_runs([Path("results")])[0]}) == 1, "they share a section"
 
 
 def test_runs_of_an_unknown_budget_that_differ_in_length_say_so() -> None:
