@@ -7,6 +7,8 @@ from typing import overload
 from analysis.convert.energy import joules as energy_j
 from analysis.convert.tables import table
 
+JOULES_PER_KCAL = 4184.0  # thermochemical
+
 
 def brain_power_w() -> tuple[float, float, float]:
     """Power of a human brain: (centre, low, high), 20 W and what other sources give."""
@@ -33,8 +35,7 @@ def brain_energy_j(hours: float, power_w: float | None = None) -> float:
 
 def coffee_energy_j() -> float:
     """Food energy of a cup (8 oz) of black coffee: 2 kcal. Milk and sugar add tens of kcal."""
-    rows = table("human_energy")
-    return float(rows["coffee_kcal"]["value"]) * float(rows["kcal"]["value"])
+    return float(table("human_energy")["coffee_kcal"]["value"]) * JOULES_PER_KCAL
 
 
 @overload

@@ -1,0 +1,8 @@
+"""The quantitative claims of a lecture, recomputed from their inputs (`playmeter claims`).
+
+``formulas`` holds one small function a claim, ``check`` evaluates them and gives the verdicts, ``page`` shows them.
+"""
+
+from analysis.claims.check import ClaimsError, check
+
+__all__ = ["ClaimsError", "check"]
