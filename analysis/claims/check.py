@@ -6,8 +6,9 @@
 - ``inputs``: one object an input that a shown claim uses: id, quantity, value (null: not known), low, high (null: no interval),
   unit, basis (published, assumption, lecture, not seen, set), source.
 - ``claims``: one object a claim: id, topic, paraphrase, source (of the claim), stated, unit, kind, recomputed {value, low, high,
-  unit, formula, inputs}, ratio (stated / recomputed; null where one of them is), verdict, reason, assumes (ids of its inputs
-  that are assumptions), sources (of its inputs), also: list of {label, value, low, high, unit, formula, inputs}.
+  unit, formula, inputs}, ratio (stated / recomputed; null where one of them is, and for dates and the like), verdict, reason,
+  assumes (ids of its inputs that are assumptions), sources (of its inputs), also: list of {label, value, low, high, unit,
+  formula, inputs}.
 
 An interval holds the values at all combinations of the ends of the inputs' intervals; null where no input has one.
 """
@@ -121,7 +122,7 @@ def _checked(row: dict[str, str], inputs: Mapping[str, Input]) -> dict[str, Any]
     used = [inputs[name] for name in main["inputs"]]
     stated = float(row["stated"]) if row["stated"] else None
     seen = main["value"] is not None and all(it.basis != "not seen" for it in used)
-    ratio = None if stated is None or main["value"] is None else stated / main["value"]
+    ratio = None if stated is None or main["value"] is None or row["kind"] == "exact" else stated / main["value"]
     del main["label"]
     return {
         "id": row["id"], "topic": row["topic"], "paraphrase": row["paraphrase"], "source": row["source"],
@@ -150,7 +151,7 @@ def _evaluated(formula: Formula, inputs: Mapping[str, Input]) -> dict[str, Any]:
 
 def _call(formula: Formula, values: Sequence[float]) -> float:
     try:
-        value = formula.function(*values)
+        value = float(formula.function(*values))
     except ArithmeticError:
         value = float("nan")
     if not isfinite(value):

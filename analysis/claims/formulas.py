@@ -94,6 +94,8 @@ def agent_play_h(atari_frames: float, atari_rate_hz: float) -> float:
     return played_h(atari_frames, atari_rate_hz)
 
 
+look_up("S3", "h", lambda human_practice_h: human_practice_h, "of practice by the human tester")
+
 # AlphaStar
 
 look_up("A1", "December 2018", lambda alphastar_match_day: alphastar_match_day)
@@ -101,6 +103,11 @@ look_up("A2", "players", lambda mana_players: mana_players)
 look_up("A3", "days", lambda league_days: league_days)
 look_up("A4", "TPUs", lambda league_tpus: league_tpus)
 look_up("A5", "years", lambda league_years: league_years)
+
+
+@recompute("A5", "years", "days / 365.25", "that the training took")
+def league_training_years(league_days: float) -> float:
+    return convert.years(league_days * 24)
 
 
 @recompute("A5", "x", "hours of play / hours of training", "faster than real time, each agent")
@@ -163,12 +170,16 @@ def lee_tpus_w(lee_tpus: float, tpu_v1_w: float) -> float:
     return lee_tpus * tpu_v1_w
 
 
+look_up("G5", "W", lambda brain_power_w: brain_power_w, "a human brain")
 recompute("G6", "W", "TPUs x W")(lee_tpus_w)
 
 
 @recompute("G6", "W", "TPUs x W", "AlphaGo Zero, chips only")
 def zero_w(zero_tpus: float, tpu_v1_w: float) -> float:
     return zero_tpus * tpu_v1_w
+
+
+look_up("G6", "W", lambda brain_power_w: brain_power_w, "a human brain")
 
 
 @recompute("G7", "W", "share of the brain x resting power of the body")
