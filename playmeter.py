@@ -376,7 +376,8 @@ def report_command(argv: Sequence[str]) -> int:
 def claims_command(argv: Sequence[str]) -> int:
     """Check the numbers of a lecture on the limits of deep learning."""
 
-    from analysis.claims.page import in_full, show, write_claims
+    from analysis.claims.page import write_claims
+    from analysis.claims.terminal import in_full, show
 
     asked: Claims = parse(Claims, argv, "claims")
     result = write_claims(asked.set, asked.ids, asked.html, file_or_dash(asked.json), file_or_dash(asked.markdown))

@@ -169,6 +169,7 @@ def verdict(kind: str, stated: float | None, recomputed: Mapping[str, Any], seen
         return "derived" if kind == "derived" else "not checkable"
     if kind == "exact":
         return "holds" if stated == value else "differs"
-    if abs(stated / value - 1) <= HOLDS_WITHIN or (low is not None and low <= stated <= high):
+    distance = round(abs(stated / value - 1), 9)  # 1.01 is within 1 %, whatever its last bit
+    if distance <= HOLDS_WITHIN or (low is not None and low <= stated <= high):
         return "holds"
-    return "rounded" if abs(stated / value - 1) <= ROUNDED_WITHIN else "off by a factor"
+    return "rounded" if distance <= ROUNDED_WITHIN else "off by a factor"

@@ -7,7 +7,7 @@ from typing import Any
 import altair as alt
 
 from analysis import charts
-from analysis.claims import page
+from analysis.claims import words
 
 LOG_FROM = 20.0  # largest over smallest value from which lengths cannot be compared any more
 ROW_PX = 46
@@ -40,12 +40,11 @@ def _rows(claim: dict[str, Any], unit: str) -> list[dict[str, Any]]:
 
 
 def _row(position: int, part: dict[str, Any]) -> dict[str, Any]:
-    around = f" ({page.spread(part)})" if page.spread(part) else ""
-    value = part["value"]
+    value, name = part["value"], part["label"] or part["kind"]
     return {
-        "row": position, "kind": part["kind"], "value": value,
+        "row": position, "kind": part["kind"], "value": value, "name": name[0].upper() + name[1:],
         "low": value if part["low"] is None else part["low"], "high": value if part["high"] is None else part["high"],
-        "text": f"{page.amount(value, part['unit'])}{around}", "name": part["label"] or part["kind"],
+        "text": words.amount(value, part["unit"]), "interval": words.spread(part) or "none",
     }  # fmt: skip
 
 
@@ -59,7 +58,11 @@ def _drawn(rows: list[dict[str, Any]], logarithmic: bool, unit: str) -> alt.Laye
     y = alt.Y("row:O", axis=None)
     color = alt.Color("kind:N", legend=None, scale=alt.Scale(domain=kinds, range=list(COLORS.values())))
     shape = alt.Shape("kind:N", legend=None, scale=alt.Scale(domain=kinds, range=list(SHAPES.values())))
-    tooltip = [alt.Tooltip("name:N", title="Figure"), alt.Tooltip("text:N", title="Value")]
+    tooltip = [
+        alt.Tooltip("name:N", title="Figure"),
+        alt.Tooltip("text:N", title="Value"),
+        alt.Tooltip("interval:N", title="Interval"),
+    ]
     base = alt.Chart(alt.InlineData(values=rows))
     layers = [
         base.mark_rule(strokeWidth=1, opacity=0.15, color="currentColor", yOffset=9).encode(y),

@@ -76,7 +76,7 @@ def play_days(atari_frames: float, atari_rate_hz: float) -> float:
 
 
 look_up("S2", "frames", lambda rainbow_frames: rainbow_frames)
-look_up("S2", "frames", lambda bbf_frames: bbf_frames, "BBF, to the level of the human tester")
+look_up("S2", "frames", lambda bbf_frames: bbf_frames, "BBF, to human level")
 
 
 @recompute("S2", "days", "frames / frames a second / 24 h", "of play for Rainbow to equal DQN")
@@ -160,7 +160,7 @@ def processors_w(alphago_cpus: float, cpu_w: float, alphago_gpus: float, gpu_w: 
     return alphago_cpus * cpu_w + alphago_gpus * gpu_w
 
 
-@recompute("G5", "W", "(CPUs + GPUs) x W", "the blog's sum for the machine of March 2016")
+@recompute("G5", "W", "(CPUs + GPUs) x W", "the sum of a blog of 2016")
 def blog_w(lee_cpus: float, lee_gpus: float, mattheij_w: float) -> float:
     return (lee_cpus + lee_gpus) * mattheij_w
 
@@ -299,7 +299,7 @@ def rainbow_usd(rainbow_days: float, gpu_usd_per_h: float) -> float:
     return rent_usd(rainbow_days * 24, gpu_usd_per_h)
 
 
-@recompute("C6", "USD", "hours x price of an hour", "BBF, to human level on one game")
+@recompute("C6", "USD", "hours x price of an hour", "BBF, one game to human level")
 def bbf_usd(bbf_h: float, gpu_usd_per_h: float) -> float:
     return rent_usd(bbf_h, gpu_usd_per_h)
 
