@@ -120,6 +120,22 @@ class Import(ImportConfig):
 
 
 @dataclass(frozen=True)
+class Claims:
+    """The quantitative claims of Vitay's lecture "Limits of deep learning", recomputed from published inputs."""
+
+    ids: Positional[tuple[str, ...]] = ()
+    """Some claims only, in full with inputs and sources, e.g. `S1 C4`."""
+    set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Another value for an input, e.g. `--set alphago_power_w=0.5e6`; may be repeated."""
+    json: str | None = None
+    """Write everything to this file, or to standard output with `-`; analysis/claims/check.py describes it."""
+    html: Path | None = None
+    """Write one offline page with charts to this file."""
+    markdown: str | None = None
+    """Write a Markdown table to this file, or to standard output with `-`."""
+
+
+@dataclass(frozen=True)
 class Agents:
     """Without a name: the family tree, each member with what it adds to its parent. With a name: all its settings."""
 
@@ -197,7 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 # What a user can do wrong. By name, because importing the classes would import what raises them.
-EXPECTED = {"InputError", "BudgetError", "ConfigError", "UnknownAgent", "UnknownEnv", "ReportError"}
+EXPECTED = {"InputError", "BudgetError", "ConfigError", "UnknownAgent", "UnknownEnv", "ReportError", "ClaimsError"}
 
 
 def fail(message: str) -> int:
@@ -397,8 +413,7 @@ def report_command(argv: Sequence[str]) -> int:
 
     asked: Report = parse(Report, argv, "report")
     out = asked.out or (None if asked.json else Path("report.html"))
-    json_out: Path | Literal["-"] | None = "-" if asked.json == "-" else Path(asked.json) if asked.json else None
-    write_report(list(asked.folders), out, json_out, price_usd_per_kwh=asked.price_usd_per_kwh)
+    write_report(list(asked.folders), out, file_or_dash(asked.json), price_usd_per_kwh=asked.price_usd_per_kwh)
     if out is not None:
         print(f"report: {out}", file=sys.stderr if asked.json == "-" else sys.stdout)
     return 0
@@ -458,6 +473,29 @@ def import_command(argv: Sequence[str]) -> int:
     for folder in folders:
         print(f"imported: {folder}")
     return 0
+
+
+def claims_command(argv: Sequence[str]) -> int:
+    """Check the numbers of a lecture on the limits of deep learning."""
+
+    from analysis.claims.page import write_claims
+    from analysis.claims.terminal import in_full, show
+
+    asked: Claims = parse(Claims, argv, "claims")
+    result = write_claims(asked.set, asked.ids, asked.html, file_or_dash(asked.json), file_or_dash(asked.markdown))
+    written = [path for path in (asked.html, asked.json, asked.markdown) if path is not None]
+    for path in written:
+        if path != "-":
+            print(f"claims: {path}", file=sys.stderr if "-" in written else sys.stdout)
+    if not written and asked.ids:
+        print(in_full(result))
+    elif not written:
+        show(result)
+    return 0
+
+
+def file_or_dash(target: str | None) -> Path | Literal["-"] | None:
+    return "-" if target == "-" else Path(target) if target else None
 
 
 def agents_command(argv: Sequence[str]) -> int:
@@ -638,6 +676,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "report": report_command,
     "meter": meter_command,
     "import": import_command,
+    "claims": claims_command,
     "board": board_command,
     "agents": agents_command,
     "envs": envs_command,

@@ -1,8 +1,19 @@
+import csv
+from statistics import median
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis import convert, units
+from analysis.convert import tables as convert_tables
+from envs import spec
+from envs.registry import all_specs
+
+
+def raw(name):
+    with (convert.DATA / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def test_200_million_frames_at_60_hz_are_38_days_of_play():
@@ -47,10 +58,130 @@ def test_human_normalised_score_is_0_for_random_and_1_for_the_tester():
 
 
 def test_every_row_of_every_table_names_its_source():
-    for name in ("human_anchors", "human_energy", "atari_scores"):
-        rows = convert._table(name).values()
+    for name in sorted(path.stem for path in convert.DATA.glob("*.csv")):
+        rows = convert_tables.rows(name)
         assert rows
         assert all(row["source"].strip() and "http" not in row["source"] for row in rows)
+
+
+def test_the_rate_of_every_environment_is_the_one_that_the_environment_itself_has():
+    specs = all_specs()
+    assert len(specs) > 100
+    assert {s.id: convert.frame_rate_hz(s.id) for s in specs} == {s.id: s.frame_rate_hz for s in specs}
+    assert {convert.frame_rate_hz(s.id) for s in specs} == {None, 5.0, 50.0, 60.0}
+
+
+def test_playtime_by_environment_is_none_where_there_is_no_physical_time():
+    assert convert.play_h_in("ALE/Pong-v5", 400_000) == pytest.approx(
+        1.8519, abs=1e-4
+    )  # Atari-100k, in the literature two hours
+    assert convert.play_h_in("Acrobot-v1", 18_000) == pytest.approx(1.0)  # 5 steps a second
+    assert convert.play_h_in("MountainCar-v0", 1e6) is None
+    assert convert.play_h_in("MinAtar/Breakout-v1", 1e6) is None
+    assert convert.play_h_in("Procgen/CoinRun-v0", 1e6) is None
+    assert convert.play_h_in("ALE/Pong-v5", None) is None
+
+
+def test_a_year_of_play_has_8766_hours():
+    assert convert.years(365.25 * 24) == 1
+    assert convert.years(None) is None
+
+
+def test_power_and_energy_are_told_apart():
+    assert convert.joules(20, 5) == 360_000  # a brain for a match of five hours
+    assert convert.joules(None, 5) is None
+    assert convert.mean_power_w(1e9, 8766) == pytest.approx(114.08e6, rel=1e-4)  # 1 TWh a year: 1e12 Wh / 8766 h
+
+
+def test_pue_is_stated_and_1_unless_a_facility_is_named():
+    plain = convert.facility_kwh(10.0)
+    assert plain.value == 10
+    assert "IT energy" in plain.basis
+    cloud = convert.facility_kwh(10.0, "Google Cloud")
+    assert cloud.value == pytest.approx(11.2)
+    assert "PUE 1.12" in cloud.basis
+    assert convert.facility_kwh(None, "Google Cloud") is None
+
+
+def test_a_black_coffee_runs_a_brain_for_seven_minutes():
+    assert convert.coffee_energy_j() == 8368  # 2 kcal of 4184 J
+    assert convert.brain_h(8368) * 60 == pytest.approx(6.97, abs=0.01)  # 8368 J / 20 W = 418 s
+    assert convert.coffees(360_000) == pytest.approx(43.02, abs=0.01)
+    assert convert.coffees(360_000, cup_j=36_000) == 10
+    assert convert.coffees(None) is None
+    assert convert.brain_h(None) is None
+    assert convert.brain_energy_j(2) == 144_000  # 0.04 kWh
+
+
+def test_co2_of_a_country_by_code_and_by_name():
+    by_code, by_name = convert.co2_g(2.0, "DEU"), convert.co2_g(2.0, "germany")
+    assert by_code == by_name
+    assert by_code.value == pytest.approx(2 * 380.95)
+    assert by_code.low is None
+    assert "Germany" in by_code.basis
+    assert "2023" in by_code.basis
+    assert "CC BY 4.0" in by_code.basis
+    assert "Ember and the Energy Institute" in by_code.basis
+
+
+def test_without_a_country_co2_is_the_world_mean_with_the_range_of_countries():
+    countries = [row for row in raw("grid_carbon") if row["code"] != "WORLD-GEN"]
+    assert len(countries) == 213
+    generated = [(float(row["total_twh"]), float(row["g_co2_per_kwh"])) for row in countries]
+    mean = sum(twh * g for twh, g in generated) / sum(twh for twh, _ in generated)
+    world = convert.co2_g(1.0)
+    assert world.value == pytest.approx(mean, rel=1e-4)
+    assert (world.low, world.high) == (23.333, 1306.025)  # Bhutan and Turkmenistan, of grids above 1 TWh a year
+    assert "world mean" in world.basis
+    assert convert.co2_g(None) is None
+
+
+def test_an_unknown_country_is_refused_with_the_nearest():
+    with pytest.raises(convert.UnknownPlace, match="Germany"):
+        convert.co2_g(1.0, "Germny")
+    with pytest.raises(convert.UnknownPlace):
+        convert.co2_g(1.0, "")
+
+
+def test_the_users_price_comes_first_and_the_table_is_named_with_its_date():
+    assert convert.electricity_cost_usd(2.0, 0.3).value == pytest.approx(0.6)
+    assert "as given" in convert.electricity_cost_usd(2.0, 0.3).basis
+    table = convert.electricity_cost_usd(2.0)
+    assert table.value == pytest.approx(0.294)
+    assert table.low < table.value < table.high
+    assert "Q4 2024" in table.basis
+    assert "GlobalPetrolPrices" in table.basis
+    assert convert.electricity_cost_usd(None, 0.3) is None
+
+
+def test_device_hours_cost_the_median_of_the_vendors_newest_prices():
+    prices = [float(row["usd_per_device_hour"]) for row in raw("cloud_prices") if row["device"] == "NVIDIA V100"]
+    cost = convert.device_cost_usd(10.0, "V100")
+    assert cost.value == pytest.approx(10 * median(prices))
+    assert (cost.low, cost.high) == (pytest.approx(10 * min(prices)), pytest.approx(10 * max(prices)))
+    assert "2025-03-03" in cost.basis
+    assert convert.device_cost_usd(10.0, "V100", 1.5).value == 15
+    assert convert.device_cost_usd(10.0, "Voodoo 2") is None
+    assert convert.device_cost_usd(None, "V100") is None
+
+
+def test_video_pinball_has_the_convention_of_the_published_means_too():
+    usual, deepmind = (convert.atari_scores("ALE/VideoPinball-v5", name) for name in ("no-op starts", "deepmind"))
+    score = 949_604.0  # C51 in the published table
+    assert usual.normalise(score) == pytest.approx((949_604 - 16_256.9) / (17_667.9 - 16_256.9))
+    assert deepmind.normalise(score) == pytest.approx(949_604 / 17_667.9)
+    assert usual.normalise(score) > 12 * deepmind.normalise(score)
+    assert convert.atari_scores("ALE/VideoPinball-v5", "human starts") is None  # random play exceeds the human there
+    assert convert.atari_scores("ALE/Pong-v5", "deepmind") == convert.atari_scores("ALE/Pong-v5")
+
+
+def test_human_starts_have_scores_of_their_own():
+    alien = convert.atari_scores("ALE/Alien-v5", "human starts")
+    assert (alien.random, alien.human) == (128.3, 6371.3)
+    games = [row["env_id"] for row in raw("atari_scores")]
+    assert sum(convert.atari_scores(game, "human starts") is not None for game in games) == 48  # 49 without Video Pinball
+    assert all(convert.atari_scores(game) for game in games)
+    assert all(spec(game).frame_rate_hz == 60 for game in games)
 
 
 @pytest.mark.parametrize(
