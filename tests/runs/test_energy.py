@@ -358,9 +358,8 @@ def test_strangers_on_the_board_are_said_where_they_are_certain(bench, pids, sai
     made.fake.pids = [os.getpid() if pid == -1 else pid for pid in pids]
     made.start()
     notes = [note for note in made.board.notes if "shared" in note]
-    assert notes == (
-        [] if said is None else [f"the GPU is shared with {said} more process(es): their energy is in the GPU's figure"]
-    )
+    low_and_high = "low is our work alone, high the whole board"
+    assert notes == ([] if said is None else [f"the GPU is shared with {said} more process(es): {low_and_high}"])
 
 
 def test_the_sampling_thread_integrates_a_load_and_ends_with_close(bench):
