@@ -248,11 +248,12 @@ class Group:
             if self.scores[k]:
                 curves.over_every_axis("training score", float(np.mean(self.scores[k])), self._axes(k))
             values = {
-                "speed/steps per s": steps / seconds,
                 "speed/frames per s": self.counters.counts(k).frames / reading.wall_s,
                 "meter/energy, J": self.counters.joules,
                 **{f"learning/{name}": value[k] for name, value in event.learning.items()},
             }
+            if steps:  # none in a heartbeat of an evaluation
+                values["speed/steps per s"] = steps / seconds
             curves.over_steps(values, self.counters.steps)
             curves.flush()
             self.scores[k].clear()

@@ -52,6 +52,7 @@ class NvmlBoard:
         self._shared = sharing.Shared()
         self._part = sharing.WHOLE
         self._was_shared = False
+        self._shifts = 0.0  # how much our part changed from look to look, in sum: each change is seen up to EDGE_S late
         self._ready_j = 0.0  # from the sensor, not yet split
         self._gap_j = self._gap_high_j = 0.0  # not covered: our guess of our part, and the most that the board can have drawn
         self._segments = 1
@@ -128,7 +129,7 @@ class NvmlBoard:
         edges_j = self._segments * 2 * self._edge_s * self._limit_w
         joules, low, high = self._shared.split()
         # reading = truth x gain, and the gain is within 1 +- error
-        low_j = max(0.0, low / (1 + self._error) - edges_j)
+        low_j = max(0.0, low / (1 + self._error) - edges_j - self._shifts * self._edge_s * self._limit_w)
         high_j = high / (1 - self._error) + self._gap_high_j + unread_s * self._limit_w + edges_j
         method = ESTIMATED if self._was_shared else self._method
         samples = self._samples if self._read_joules is None else int((self._last_ns - self._start_ns) / 1e9 / EDGE_S)
@@ -138,10 +139,12 @@ class NvmlBoard:
         """See who used the board since the last time, and split what it drew meanwhile."""
         if self._read_joules is not None:
             self._add_counter(nvml, self._read_joules)
+        before = self._part
         self._look(nvml)
         if self._last_ns > self._split_ns:
             self._shared.add(self._part, self._ready_j, (self._last_ns - self._split_ns) / 1e9)
             self._was_shared = self._was_shared or not self._part.whole
+            self._shifts += abs(self._part.low_work - before.low_work)
             self._ready_j, self._split_ns = 0.0, self._last_ns
 
     def _add_counter(self, nvml: Nvml, read_joules: Callable[[], float]) -> None:
@@ -150,6 +153,10 @@ class NvmlBoard:
             self._method = ESTIMATED
             return
         seconds = (now_ns - self._last_ns) / 1e9
+        if joules == self._last and seconds > 2 * EDGE_S:  # no board draws nothing: an answer that tells nothing
+            self._method = ESTIMATED
+            say_once(self.notes, "the GPU's energy counter stood still")
+            return
         if not 0 <= joules - self._last <= IMPOSSIBLE * self._limit_w * (seconds + 2 * EDGE_S):
             self._segments += 1
             self._gap_high_j += self._limit_w * seconds
@@ -202,9 +209,7 @@ class NvmlBoard:
                 self.notes, f"the GPU is shared with {others} more process(es): low is our work alone, high the whole board"
             )
         if busy is not None:
-            return sharing.by_work(
-                sum(busy.get(pid, 0) for pid in ours), sum(busy.get(pid, 0) for pid in users), len(ours), len(users)
-            )
+            return sharing.by_work(sum(busy.get(pid, 0) for pid in ours), sum(busy.values()), len(ours), len(users))
         if self._declared_share < 1:
             return sharing.declared(self._declared_share)
         return sharing.equally(max(1, len(ours)), len(users))
