@@ -121,6 +121,10 @@ def check_numbers(config: RunConfig) -> None:
         raise InputError(f"--threads must be at least 1, not {config.threads}")
     if not 0 < config.heartbeat_s <= 5:
         raise InputError(f"the heartbeat must lie between 0 and 5 s, not {config.heartbeat_s:g} s")
+
+
+def check_energy(config: RunConfig) -> None:
+    """Raise InputError for what no run can be metered with. Asked once: what goes wrong later is a note, and no end of a training."""
     try:
         check_options(config.energy)
     except ValueError as error:

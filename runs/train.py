@@ -26,7 +26,7 @@ from runs.folder import RunFolder, check_writable, new_folder
 from runs.loop import Ended, Episode, Evaluated, Event, Heartbeat, Trainer
 from runs.machine import describe_device, describe_machine, git_commit, versions
 from runs.meter import Meter, MeterReading
-from runs.prepare import Job, check_numbers, resolve_device
+from runs.prepare import Job, check_energy, check_numbers, resolve_device
 from runs.schema import FAILED, RUNNING, EnvRecord, EvalRecord, LedgerLine, RunRecord, total_energy
 
 
@@ -75,6 +75,7 @@ def train(
         InputError, BudgetError, UnknownEnv, ConfigError: nothing was written.
     """
     env_spec = spec(config.env)
+    check_energy(config)
     device = resolve_device(config.device)
     agent = config.agent_config
     lockstep = isinstance(agent, AgentConfig) and (agent.encoder == "mlp" or device.type != "cpu")
