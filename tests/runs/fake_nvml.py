@@ -167,6 +167,15 @@ class FakeNvml(FakeBoard):
     def _nvmlDeviceGetMemoryInfo(self, _handle: Any, info: Any) -> None:
         info._obj.total = info._obj.free = 80 * 2**30
 
+    def _nvmlDeviceGetTemperature(self, _handle: Any, _sensor: Any, degrees: Any) -> None:
+        degrees._obj.value = 50
+
+    def _nvmlDeviceGetComputeMode(self, _handle: Any, mode: Any) -> None:
+        mode._obj.value = pynvml.NVML_COMPUTEMODE_DEFAULT
+
+    def _nvmlDeviceGetGraphicsRunningProcesses_v3(self, _handle: Any, count: Any, _processes: Any) -> None:
+        count._obj.value = 0
+
     def _nvmlDeviceGetPowerManagementLimitConstraints(self, handle: Any, least: Any, most: Any) -> None:
         least._obj.value = most._obj.value = round(self._board(handle).limit_w * 1e3)
 
