@@ -17,6 +17,7 @@ EDGE_S = 0.1  # NVML publishes about every 100 ms, so each end of a segment may 
 AVERAGED_EDGE_S = 1.0  # nvmlDeviceGetPowerUsage is a 1 s average on most boards since Ampere
 SAMPLE_S = 0.1
 LATE_S = 5 * SAMPLE_S  # two samples farther apart bound nothing between them
+STILL_S = 5 * EDGE_S  # a counter that did not move for five publications
 LOOK_NS = 1_000_000_000  # how often to look who else uses the board
 IMPOSSIBLE = 2.0  # times the power limit: no board draws it, so a counter that says so has begun anew
 
@@ -153,7 +154,7 @@ class NvmlBoard:
             self._method = ESTIMATED
             return
         seconds = (now_ns - self._last_ns) / 1e9
-        if joules == self._last and seconds > 2 * EDGE_S:  # no board draws nothing: an answer that tells nothing
+        if joules == self._last and seconds > STILL_S:  # no board draws nothing: an answer that tells nothing
             self._method = ESTIMATED
             say_once(self.notes, "the GPU's energy counter stood still")
             return

@@ -114,7 +114,10 @@ class Rapl:
         )
         edges_j = 2 * PUBLISH_S * MOST_W * len(self._counters)
         unread_j = sum(counter.unread_high_j(self._last_ns) for counter in self._counters)
-        whole = all(counter.whole for counter in self._counters) and joules >= (1 - STRANGERS) * high
+        alone = joules >= (1 - STRANGERS) * high
+        if not alone:
+            say_once(self.notes, "other work used the processor too: our part of its energy is taken by CPU time")
+        whole = alone and all(counter.whole for counter in self._counters)
         samples = int((self._last_ns - self._start_ns) / 1e9 / PUBLISH_S)
         return Energy(
             joules,
@@ -130,8 +133,6 @@ class Rapl:
         if max(own_s, all_s) < TICKS_S:
             return
         self._ours = min(1.0, own_s / max(own_s, all_s))
-        if self._ours < 1 - STRANGERS:
-            say_once(self.notes, "other work used the processor too: our part of its energy is taken by CPU time")
         self._split = [done + self._ready_j * part for done, part in zip(self._split, by_cpu_time(self._ours), strict=True)]
         self._ready_j, self._spent = 0.0, (ours, everybodys)
 

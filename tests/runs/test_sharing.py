@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from runs.energy import NvmlBoard
 from runs.energy.sharing import Shared, by_cpu_time, by_work
-from runs.meter import MeterReading
+from runs.meter import Meter, MeterReading
 from runs.schema import Energy
 from tests.runs.fake_nvml import UUID, Clock, FakeBoard, FakeNvml, Load
 
@@ -261,6 +261,24 @@ def test_a_mig_slice_takes_its_part_of_the_boards_counter_between_nothing_and_th
     assert [board.allocated_share for board in slices] == [3 / 7, 4 / 7]
     assert slices[0].busy_s is None
     assert any("3/7" in note for note in slices[0].notes)
+
+
+@pytest.mark.parametrize(("uuid", "share", "part"), [(UUID, 1.0, 1.0), (UUID, 0.25, 0.25), ("MIG-11111111", 1.0, 3 / 7)])
+def test_allocated_time_is_the_part_of_the_board_that_is_held_busy_or_not(monkeypatch, uuid, share, part):
+    clock = Clock()
+    fake = FakeNvml(clock, Load(clock.s, [], 50.0)).install(monkeypatch)
+    if uuid != UUID:
+        fake.mig, fake.slices = 1, {uuid: 3}
+    monkeypatch.setattr("runs.meter._peak_cuda_bytes", lambda index: 0)
+    monkeypatch.setattr("runs.meter._peak_cuda_allocated_bytes", lambda index: 0)
+    board = NvmlBoard(uuid, clock=clock, threaded=False, declared_share=share)
+    meter = Meter({"type": "cuda", "index": 0, "uuid": uuid}, clock=clock, sources=[board])
+    meter.start()
+    clock.advance(700.0)
+    reading = meter.stop()
+    assert (reading.wall_s, reading.gpu_allocated_s) == (700.0, pytest.approx(700.0 * part))
+    clock.advance(5.0)
+    assert meter.read().gpu_allocated_s == reading.gpu_allocated_s
 
 
 def test_the_only_slice_of_a_board_is_ours_also_where_cuda_tells_the_boards_uuid(monkeypatch):
