@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test slow check clean
+.PHONY: demo test crosscheck slow check clean
 
 demo: .venv/core
 	$(BIN)/playmeter demo
@@ -15,6 +15,11 @@ test: .venv/dev
 	if ! command -v c++ >/dev/null; then \
 		echo "NOT TESTED: the compiled update (Debian: apt install g++)"; without="$${without:+$$without and }not compiler"; fi; \
 	$(BIN)/python -m pytest -m "$$without"
+
+# The same energy counter read by codecarbon and zeus: some thirty more packages.
+crosscheck: .venv/dev
+	$(PIP_INSTALL) -e '.[crosscheck]'
+	$(BIN)/python -m pytest tests/runs/test_crosscheck.py
 
 # Minutes, not seconds: learning curves to their thresholds.
 slow: .venv/dev

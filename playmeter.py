@@ -73,6 +73,12 @@ class TrainAny:
     """auto, cpu or cuda:0."""
     threads: int | None = None
     """CPU threads of torch; the default is one for a single small network, more for several seeds or convolutions."""
+    cpu_watts: str | None = None
+    """Your processor's draw in watts while this runs, as 70 or 65:85; used where its own counters (RAPL) cannot be read."""
+    wall_meter: str | None = None
+    """A CSV that your wall meter's logger is writing: time (UTC, ISO 8601 or seconds since 1970) and watts, joules or kwh."""
+    gpu_share: float = 1.0
+    """This process's part of the GPU where several runs share one, e.g. 0.5."""
 
 
 @dataclass(frozen=True)
@@ -293,6 +299,9 @@ def train_command(argv: Sequence[str]) -> int:
             out=asked.out,
             device=asked.device,
             threads=asked.threads,
+            cpu_watts=asked.cpu_watts,
+            wall_meter=asked.wall_meter,
+            gpu_share=asked.gpu_share,
             **options,
             command=("playmeter", "train", *argv),
         )
@@ -396,8 +405,11 @@ class ProgressLine:
             parts.append(f"training score {units.score(progress.train_score)}")
         play = "no physical time" if progress.play_s is None else f"{units.duration(progress.play_s)} of human play"
         parts.append(f"{units.count(progress.frames)} frames ({play})")
-        sign = "about " if progress.energy_method == "estimated" else ""
-        parts.append(f"{sign}{units.energy(progress.joules)} ({units.energy_range(progress.low_j, progress.high_j)})")
+        if progress.energy_method == "absent":
+            parts.append("energy not known")
+        else:
+            sign = "about " if progress.energy_method == "estimated" else ""
+            parts.append(f"{sign}{units.energy(progress.joules)} ({units.energy_range(progress.low_j, progress.high_j)})")
         if progress.status != "running":
             parts.append(f"{progress.status} after {units.duration(progress.wall_s)}")
         elif progress.fraction > self.first[1]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -142,7 +143,27 @@ def setup(runs: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
         ("Versions", _distinct(_pairs(run["versions"]) for run in runs)),
         ("Commit", _distinct(run["git_commit"] or "not known" for run in runs)),
         ("Energy", sorted(methods)),
+        ("Energy, how good", [_graded(runs)]),
+        ("Energy, notes", _distinct(note for run in runs for note in run["energy"]["notes"]) or ["none"]),
     ]
+
+
+GRADES = {
+    "A": "a wall meter", "B": "every board and package measured", "C": "part measured and part estimated", "D": "estimated or incomplete",
+}  # fmt: skip
+
+
+def _graded(runs: list[dict[str, Any]]) -> str:
+    """``3 runs of grade C (part measured and part estimated), 1 run without a number; 2 runs are short windows``."""
+    counts = Counter(run["energy"]["grade"] for run in runs)
+    graded = [f"{_runs(counts[grade])} of grade {grade} ({meaning})" for grade, meaning in GRADES.items() if counts[grade]]
+    graded += [f"{_runs(counts[None])} without a number"] if counts[None] else []
+    short = sum(run["short_window"] for run in runs)
+    return ", ".join(graded) + (f"; short windows: {_runs(short)}" if short else "")
+
+
+def _runs(count: int) -> str:
+    return "1 run" if count == 1 else f"{count} runs"
 
 
 def _distinct(texts: Iterable[str]) -> list[str]:

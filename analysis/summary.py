@@ -21,15 +21,15 @@ A run:
     human_play_h, human_play_reason           lineage frames in real time; the reason where it is null
     wall_s, active_s {phase: s}, cpu_s, gpu_allocated_s, gpu_busy_s, cpu_h, gpu_h, wall_h
                                               cpu, gpu, energy: this run's share of its process; wall: elapsed
-    energy {joules, low_j, high_j, kwh, low_kwh, high_kwh, method, grade, absent [source], by_source {source: {joules, low_j, high_j, method}}}
+    energy {joules, low_j, high_j, kwh, low_kwh, high_kwh, method, grade, absent [source], by_source {source: {joules, low_j, high_j, method, samples}}, notes [text]}
     brain_h, cost_usd
     flops {act, update, eval, total}
-    peak_rss_bytes, peak_cuda_bytes, params_sha256
+    peak_rss_bytes, peak_cuda_bytes (reserved), peak_cuda_allocated_bytes, params_sha256
     score, score_at_steps                     mean return of the last evaluation
     returns                                   what the scores are returns of: evaluation; of an import also training, or unknown
     imported                                  null, or of an import {format, files, sha256, env as its files name it, seed, frames, steps: how got}
     training_return_last_100                  mean return of the last (at most) 100 training episodes
-    short_window                              shorter than 60 s: its energy is uncertain
+    short_window                              under 60 s or 60 readings of a sensor: its energy is uncertain
     git_commit, versions, machine, device, agent_config, env_record
 
 A comparison. Scores and costs are those of its finished runs (of all, where none is finished), costs as the mean over runs: what
@@ -118,7 +118,8 @@ def _run(run: Run, row: dict[str, Any], comparison: str, training: float | None,
         "cpu_h": convert.hours(total.cpu_s), "gpu_h": convert.hours(total.gpu_allocated_s), "wall_h": convert.hours(total.wall_s),
         "energy": _run_energy(run, row), **_energy_meaning(row["joules"], price),
         "flops": asdict(total.flops) | {"total": total.flops.total},
-        "peak_rss_bytes": total.peak_rss_bytes, "peak_cuda_bytes": total.peak_cuda_bytes, "params_sha256": total.params_sha256,
+        "peak_rss_bytes": total.peak_rss_bytes, "peak_cuda_bytes": total.peak_cuda_bytes,
+        "peak_cuda_allocated_bytes": total.peak_cuda_allocated_bytes, "params_sha256": total.params_sha256,
         "returns": run.returns, "imported": record.imported,
         "score": last.mean_return if last else None, "score_at_steps": last.steps if last else None,
         "training_return_last_100": training, "short_window": row["short_window"],
@@ -131,13 +132,13 @@ def _run_energy(run: Run, row: dict[str, Any]) -> dict[str, Any]:
     return {
         "joules": row["joules"], "low_j": row["low_j"], "high_j": row["high_j"], **_kwh(row),
         "method": tables.energy_method(run), "grade": tables.energy_grade(run), "absent": tables.absent_energy(run),
-        "by_source": {name: _source(energy) for name, energy in run.total.energy.items()},
+        "by_source": {name: _source(energy) for name, energy in run.total.energy.items()}, "notes": run.total.notes,
     }  # fmt: skip
 
 
 def _source(energy: schema.Energy) -> dict[str, Any]:
     if energy.method == schema.ABSENT:
-        return {"joules": None, "low_j": None, "high_j": None, "method": schema.ABSENT}
+        return {"joules": None, "low_j": None, "high_j": None, "method": schema.ABSENT, "samples": None}
     return asdict(energy)
 
 

@@ -18,9 +18,6 @@ import polars as pl
 from analysis import convert
 from runs import schema
 
-SHORT_WINDOW_S = 60.0  # power is sampled too rarely for less: see "How it was measured" of a report
-GPU_SOURCE, CPU_SOURCE, WALL_METER = "gpu_board", "cpu_package", "wall_meter"
-
 
 class NoRunsError(ValueError):
     """Nothing to report on: one line with the fault and the way out."""
@@ -138,40 +135,25 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def present_energy(run: Run) -> dict[str, schema.Energy]:
-    """The sources that have a number."""
-    return {name: e for name, e in run.total.energy.items() if e.method != schema.ABSENT}
-
-
 def absent_energy(run: Run) -> list[str]:
     """The sources that belong to this run and have no number: its sum is too low by them. A CPU run lacks no GPU."""
-    on_gpu = run.record.device.get("type") == "cuda"
-    needed = {GPU_SOURCE, CPU_SOURCE} if on_gpu else {CPU_SOURCE}
-    named = {name for name in run.total.energy if on_gpu or name != GPU_SOURCE}
-    present = set(present_energy(run))
-    return [] if {WALL_METER, schema.REPORTED} & present else sorted((needed | named) - present)
+    needed = {schema.GPU_BOARD, schema.CPU_PACKAGE} if _on_gpu(run) else {schema.CPU_PACKAGE}
+    named = {name for name in run.total.energy if _on_gpu(run) or name != schema.GPU_BOARD}
+    present = schema.present(run.total.energy).keys()
+    return [] if {schema.WALL_METER, schema.REPORTED} & present else sorted((needed | named) - present)
 
 
 def energy_method(run: Run) -> str:
     """Of the sum: measured if every source with a number is, absent if there is none."""
-    methods = {e.method for e in present_energy(run).values()}
-    if not methods:
-        return schema.ABSENT
-    return schema.MEASURED if methods == {schema.MEASURED} else schema.ESTIMATED
+    return schema.total_energy(run.total.energy).method
 
 
 def energy_grade(run: Run) -> str | None:
-    """A wall meter, B every board and package measured (NVML, RAPL), C some of it, D all estimated; None without a number."""
-    energy = present_energy(run)
-    measured = {name for name, e in energy.items() if e.method == schema.MEASURED}
-    if not energy:
-        return None
-    if WALL_METER in measured:
-        return "A"
-    needed = {GPU_SOURCE, CPU_SOURCE} if run.record.device.get("type") == "cuda" else {CPU_SOURCE}
-    if needed <= measured:
-        return "B"
-    return "C" if measured else "D"
+    return schema.energy_grade(run.total.energy, _on_gpu(run))
+
+
+def _on_gpu(run: Run) -> bool:
+    return run.record.device.get("type") == "cuda"
 
 
 def comparison_key(run: Run) -> str:
@@ -216,7 +198,8 @@ _RUN_COLUMNS: dict[str, Any] = {
 
 
 def _run_row(run: Run) -> dict[str, Any]:
-    total, energy = run.total, list(present_energy(run).values())
+    total, energy = run.total, schema.total_energy(run.total.energy)
+    known = energy.method != schema.ABSENT
     return {
         "run": run.id, "key": comparison_key(run), "seed": run.record.seed, "status": total.status,
         "frames": total.lineage.frames, "steps": total.lineage.steps, "updates": total.lineage.updates, "episodes": total.lineage.episodes,
@@ -226,9 +209,9 @@ def _run_row(run: Run) -> dict[str, Any]:
         "human_play_h": convert.play_h(total.lineage.frames, run.record.env.frame_rate_hz),
         "wall_s": total.wall_s, "process_wall_s": None if total.wall_s is None else total.wall_s * run.record.share, "cpu_s": total.cpu_s,
         "gpu_allocated_s": total.gpu_allocated_s, "gpu_busy_s": total.gpu_busy_s,
-        "joules": sum(e.joules for e in energy) if energy else None,
-        "low_j": sum(e.low_j for e in energy) if energy else None, "high_j": sum(e.high_j for e in energy) if energy else None,
-        "flops": _float(total.flops.total), "short_window": None if total.wall_s is None else total.wall_s < SHORT_WINDOW_S,
+        "joules": energy.joules if known else None, "low_j": energy.low_j if known else None,
+        "high_j": energy.high_j if known else None,
+        "flops": _float(total.flops.total), "short_window": schema.is_short_window(total.wall_s, total.energy),
     }  # fmt: skip
 
 
@@ -246,7 +229,7 @@ _EVAL_COLUMNS: dict[str, Any] = {
 
 
 def _eval_row(run: Run, line: schema.EvalRecord) -> dict[str, Any]:
-    known = bool(present_energy(run))
+    known = energy_method(run) != schema.ABSENT
     return {
         "run": run.id, "key": comparison_key(run), "seed": run.record.seed, "score": line.mean_return, "games": line.games or len(line.returns),
         "steps": _float(line.steps), "frames": _float(line.frames),

@@ -27,6 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from agents.baselines import BaselineConfig, PpoConfig, QrdqnConfig, baseline
 from envs import World
 from runs.config import DOMAINS, InputError
+from runs.evaluate import Evaluation
 from runs.flops import FlopCosts
 from runs.loop import Books, Ended, Evaluated, Event, Heartbeat
 from runs.machine import reserved_vcpus
@@ -124,12 +125,22 @@ class BaselineTrainer:
 
     def _finish(self, consume: Callable[[Event], None]) -> str:
         self.books.evaluation_due()  # the last one always is
-        evaluation = self.books.evaluate(self)
+        evaluation = self.evaluate(consume)
         if not evaluation.complete:
             return INTERRUPTED
         consume(Evaluated(evaluation))
         self.books.meter.lap("io")
         return FINISHED
+
+    def evaluate(self, consume: Callable[[Event], None]) -> Evaluation:
+        """Play the evaluation that is due and hand on its heartbeats."""
+        games = self.books.evaluate(self)
+        while True:
+            try:
+                consume(next(games))
+            except StopIteration as over:
+                evaluation: Evaluation = over.value
+                return evaluation
 
     def greedy(self, obs: NDArray[Any]) -> NDArray[np.int64]:
         return self.model.predict(obs, deterministic=True)[0].astype(np.int64)
@@ -212,7 +223,7 @@ class Bookkeeper(BaseCallback):
             return self._rollout_is_complete() or self._end(FINISHED)
         if books.evaluation_due():
             self.counting = False
-            evaluation = books.evaluate(self.trainer)
+            evaluation = self.trainer.evaluate(self.consume)
             self.counting = True
             if not evaluation.complete:
                 return self._end(INTERRUPTED)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from agents.baselines import BaselineConfig
 from agents.config import AgentConfig
+from runs.energy.source import EnergyOptions
 
 DOMAINS = {"control": "classic", "minatar": "minatar", "atari": "atari"}
 """An environment's kind -> the domain whose settings an agent has there."""
@@ -40,8 +41,18 @@ class RunConfig:
     """CPU threads of torch; None lets playmeter choose: one for a single small network, more for several seeds or convolutions."""
     heartbeat_s: float = 2.0
     """Seconds between ledger lines, at most 5."""
+    cpu_watts: str | None = None
+    """The processor's draw, ``70`` or ``65:85``, where nothing measures it."""
+    wall_meter: str | None = None
+    """A CSV that a wall meter's logger writes while the run goes on."""
+    gpu_share: float = 1.0
+    """This process's part of the GPU, where several runs of ours share one."""
     command: tuple[str, ...] = field(default_factory=tuple)
     """The command line that asked for it, for ``run.json``."""
+
+    @property
+    def energy(self) -> EnergyOptions:
+        return EnergyOptions(self.cpu_watts, None if self.wall_meter is None else Path(self.wall_meter), self.gpu_share)
 
 
 class InputError(ValueError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -48,8 +48,11 @@ def evaluate(
     episodes: int,
     index: int,
     stop: Callable[[], bool] = lambda: False,
-) -> Evaluation:
-    """Play ``episodes`` games with each seed's policy, or until ``stop()``.
+    due: Callable[[], bool] = lambda: False,
+) -> Generator[Evaluation, None, Evaluation]:
+    """Play ``episodes`` games with each seed's policy, or until ``stop()``; returns what came of it.
+
+    Yields what is played so far after every step when ``due()``, for a ledger that goes on while many games are played.
 
     Every lane plays a fixed number of games, so that short games are not counted more often than long ones. The games of
     evaluation ``index`` follow from the seed and the index alone.
@@ -64,7 +67,7 @@ def evaluate(
         evaluation=True,
     )
     try:
-        return _play(player, world, episodes, lanes, index, stop)
+        return (yield from _play(player, world, episodes, lanes, index, stop, due))
     finally:
         world.close()
 
@@ -73,7 +76,15 @@ def _mix(seed: int, index: int) -> int:
     return int(np.random.SeedSequence([seed, EVAL_STREAM, index]).generate_state(1)[0])
 
 
-def _play(player: Player, world: World, episodes: int, lanes: int, index: int, stop: Callable[[], bool]) -> Evaluation:
+def _play(
+    player: Player,
+    world: World,
+    episodes: int,
+    lanes: int,
+    index: int,
+    stop: Callable[[], bool],
+    due: Callable[[], bool],
+) -> Generator[Evaluation, None, Evaluation]:
     seeds, epsilon = player.seeds, world.protocol.eval_epsilon
     generators = [generator(_mix(seed, index), EVAL_STREAM) for seed in seeds]
     quota = np.tile([episodes // lanes + (k < episodes % lanes) for k in range(lanes)], len(seeds))
@@ -82,6 +93,11 @@ def _play(player: Player, world: World, episodes: int, lanes: int, index: int, s
     returns: list[list[float]] = [[] for _ in seeds]
     lengths: list[list[int]] = [[] for _ in seeds]
     observations = 0
+
+    def so_far() -> Evaluation:
+        frames, boot_frames = (counter.reshape(len(seeds), lanes).sum(1) for counter in (world.frames, world.boot_frames))
+        return Evaluation(returns, lengths, epsilon, frames, boot_frames, observations, complete=not (played < quota).any())
+
     obs, _ = world.reset()
     stopped = False
     while (played < quota).any() and not stopped:
@@ -101,16 +117,9 @@ def _play(player: Player, world: World, episodes: int, lanes: int, index: int, s
             played[lane] += 1
         score[done] = 0
         length[done] = 0
-    by_seed = (len(seeds), lanes)
-    return Evaluation(
-        returns,
-        lengths,
-        epsilon,
-        world.frames.reshape(by_seed).sum(1),
-        world.boot_frames.reshape(by_seed).sum(1),
-        observations,
-        complete=not (played < quota).any(),
-    )
+        if due():
+            yield so_far()
+    return so_far()
 
 
 def _explore(

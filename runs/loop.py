@@ -6,7 +6,7 @@ take the emulator's answer, record it. Atari works while the learner works; for 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Protocol
 
@@ -116,15 +116,27 @@ class Books:
         self.evaluated = max(self.evaluated + 1, int(fraction * self.evals))
         return True
 
-    def evaluate(self, player: Player) -> Evaluation:
-        """Play the evaluation that is due, and book its frames apart."""
-        env_id, protocol = self.world.env_spec.id, self.world.protocol.name
-        evaluation = evaluate(player, env_id, protocol, self.eval_episodes, self.evaluated, self.stop)
-        self.counters.eval_frames += evaluation.frames
-        self.counters.eval_boot_frames += evaluation.boot_frames
-        self.counters.eval_observations += evaluation.observations
-        self.meter.lap("eval")
-        return evaluation
+    def evaluate(self, player: Player) -> Generator[Heartbeat, None, Evaluation]:
+        """Play the evaluation that is due, and book its frames apart; beats meanwhile, with what is played so far booked."""
+        counters, env_id, protocol = self.counters, self.world.env_spec.id, self.world.protocol.name
+        before = counters.eval_frames, counters.eval_boot_frames, counters.eval_observations
+
+        def book(evaluation: Evaluation) -> None:
+            counters.eval_frames = before[0] + evaluation.frames
+            counters.eval_boot_frames = before[1] + evaluation.boot_frames
+            counters.eval_observations = before[2] + evaluation.observations
+            self.meter.lap("eval")
+
+        games = evaluate(player, env_id, protocol, self.eval_episodes, self.evaluated, self.stop, self.heartbeat_due)
+        while True:
+            try:
+                book(next(games))
+            except StopIteration as over:
+                evaluation: Evaluation = over.value
+                book(evaluation)
+                return evaluation
+            yield Heartbeat({})
+            self.meter.lap("io")
 
     def _read_world(self, resets: bool) -> None:
         self.counters.frames_by_seed = self._by_seed(self.world.frames)
@@ -193,7 +205,7 @@ class Loop:
                 return
             if books.evaluation_due():
                 used_up = books.used_up
-                evaluation = books.evaluate(learner)
+                evaluation = yield from books.evaluate(learner)
                 if not evaluation.complete:
                     yield Ended(INTERRUPTED)
                     return

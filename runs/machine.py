@@ -81,11 +81,19 @@ def describe_device(device: str) -> dict[str, Any]:
         "type": "cuda",
         "index": index,
         "name": board.name,
-        "uuid": uuid if uuid is None or uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}",
+        "uuid": _nvml_uuid(uuid),
         "memory_gb": round(board.total_memory / _GIB, 1),
         "compute_capability": f"{board.major}.{board.minor}",
         "driver": _nvidia_driver(),
     }
+
+
+def _nvml_uuid(uuid: str | None) -> str | None:
+    """With the prefix that NVML wants. CUDA does not say whether a UUID is a board's or a MIG slice's; its user had to name the slice."""
+    if uuid is None or uuid.startswith(("GPU-", "MIG-")):
+        return uuid
+    slices = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    return f"MIG-{uuid}" if f"MIG-{uuid}" in slices else f"GPU-{uuid}"
 
 
 def versions() -> dict[str, str]:
@@ -164,7 +172,7 @@ def tree_cpu_s() -> float:
     """
     reaped = os.times()
     total = time.process_time() + reaped.children_user + reaped.children_system
-    for pid in _descendants(os.getpid()):
+    for pid in descendants(os.getpid()):
         try:
             total += sum(psutil.Process(pid).cpu_times()[:4])  # user, system, and both of its own reaped children
         except psutil.Error:
@@ -178,7 +186,7 @@ def tree_rss_bytes(with_this_process: bool = True) -> int:
     Pages that forked workers share are counted in each of them. 0 where the system does not tell.
     """
     now = peak = 0
-    for pid in (*([os.getpid()] if with_this_process else []), *_descendants(os.getpid())):
+    for pid in (*([os.getpid()] if with_this_process else []), *descendants(os.getpid())):
         status = _read(PROC / f"{pid}/status")
         now += _status_bytes(status, "VmRSS")
         peak = max(peak, _status_bytes(status, "VmHWM"))
@@ -188,6 +196,12 @@ def tree_rss_bytes(with_this_process: bool = True) -> int:
 def _status_bytes(status: str, name: str) -> int:
     found = re.search(rf"^{name}:\s*(\d+) kB", status, re.MULTILINE)
     return int(found.group(1)) * 1024 if found else 0
+
+
+def machine_cpu_s() -> float:
+    """CPU seconds, user and system, of everything on this machine since it started."""
+    times = psutil.cpu_times()
+    return float(times.user + times.system + sum(getattr(times, name, 0.0) for name in ("nice", "irq", "softirq")))
 
 
 class TreeCpu:
@@ -214,7 +228,7 @@ def peak_rss_bytes() -> int:
     return int(peak.group(1)) * 1024 if peak else int(psutil.Process().memory_info().rss)
 
 
-def _descendants(pid: int) -> Iterator[int]:
+def descendants(pid: int) -> Iterator[int]:
     """Living descendants; from the kernel's lists of children where it keeps them, a walk over all processes otherwise."""
     if not (PROC / f"self/task/{os.getpid()}/children").exists():
         yield from (child.pid for child in psutil.Process(pid).children(recursive=True))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from runs.energy import EnergySource, NvmlBoard, sources_for
+from runs.energy import EnergyOptions, EnergySource, NvmlBoard, WallMeter, sources_for
 from runs.machine import TreeCpu, peak_rss_bytes
 from runs.schema import Energy
 
@@ -29,16 +29,14 @@ class MeterReading:
     gpu_busy_s: float | None
     peak_rss_bytes: int
     peak_cuda_bytes: int | None
+    peak_cuda_allocated_bytes: int | None = None
 
     def share(self, fraction: float) -> MeterReading:
         """One run's part of what the process spent. Elapsed time and peaks are not divided: every run of the process has them."""
         return replace(
             self,
             cpu_s=self.cpu_s * fraction,
-            energy={
-                name: Energy(e.joules * fraction, e.low_j * fraction, e.high_j * fraction, e.method)
-                for name, e in self.energy.items()
-            },
+            energy={name: e.share(fraction) for name, e in self.energy.items()},
             gpu_allocated_s=self.gpu_allocated_s * fraction,
             gpu_busy_s=None if self.gpu_busy_s is None else self.gpu_busy_s * fraction,
         )
@@ -47,7 +45,8 @@ class MeterReading:
 class Meter:
     """``start``, a ``lap`` at the end of every phase, ``read`` at every heartbeat, ``stop`` at the end.
 
-    ``device`` is a record of ``machine.describe_device``. Clock (nanoseconds), CPU seconds and sources can be given, for tests.
+    ``device`` is a record of ``machine.describe_device``; ``energy`` what the user says about his machine's. Clocks (nanoseconds;
+    ``boottime`` goes on while the machine sleeps), CPU seconds and sources can be given, for tests.
     """
 
     def __init__(
@@ -57,13 +56,19 @@ class Meter:
         clock: Callable[[], int] = time.monotonic_ns,
         cpu_s: TreeCpu | None = None,
         sources: Sequence[EnergySource] | None = None,
+        energy: EnergyOptions | None = None,
+        boottime: Callable[[], int] | None = None,
     ) -> None:
         self._cuda_index: int | None = device["index"] if device is not None and device["type"] == "cuda" else None
         self._clock = clock
+        self._boottime = boottime or (boottime_ns if clock is time.monotonic_ns else clock)
         self._cpu = cpu_s or TreeCpu()
-        self._sources = list(sources_for(device, clock) if sources is None else sources)
+        self._sources = list(sources_for(device, clock, energy) if sources is None else sources)
         self._active_ns = dict.fromkeys(PHASES, 0)
         self._start_ns = self._lap_ns = 0
+        self._gpu_share = 1.0 if energy is None else energy.gpu_share
+        self._asleep_ns = 0  # how far boottime was ahead at the start
+        self._notes: list[str] = []
         self._final: MeterReading | None = None
 
     def start(self) -> None:
@@ -71,6 +76,7 @@ class Meter:
             source.start()
         self._cpu.start()
         self._start_ns = self._lap_ns = self._clock()
+        self._asleep_ns = self._boottime() - self._clock()
 
     def lap(self, phase: str) -> None:
         """Book the time since the last lap (or the start) to ``phase``, one of PHASES; KeyError for any other name."""
@@ -86,29 +92,34 @@ class Meter:
     @property
     def notes(self) -> list[str]:
         """What the sources have to say to people: what is missing or odd, each said once."""
-        return [note for source in self._sources for note in source.notes]
+        return self._notes + [note for source in self._sources for note in source.notes]
 
     def read(self) -> MeterReading:
         """Everything so far. Time since the last lap is in ``wall_s`` and in no phase yet. After ``stop``: the last reading."""
         if self._final is not None:
             return self._final
-        cuda = self._cuda_index is not None
+        self._look_for_sleep()
+        board = next((source for source in self._sources if isinstance(source, NvmlBoard)), None)
         energy = {source.name: source.read() for source in self._sources}
-        wall_s = self.wall_s
+        wall_s, share = self.wall_s, self._gpu_share if board is None else board.allocated_share
         return MeterReading(
             wall_s=wall_s,
             active_s={phase: spent / 1e9 for phase, spent in self._active_ns.items()},
             cpu_s=self._cpu.read(),
             energy=energy,
-            gpu_allocated_s=wall_s if cuda else 0.0,
-            gpu_busy_s=next((source.busy_s for source in self._sources if isinstance(source, NvmlBoard)), None),
+            gpu_allocated_s=0.0 if self._cuda_index is None else wall_s * share,
+            gpu_busy_s=None if board is None else board.busy_s,
             peak_rss_bytes=peak_rss_bytes(),
-            peak_cuda_bytes=_peak_cuda_bytes(self._cuda_index) if self._cuda_index is not None else None,
+            peak_cuda_bytes=None if self._cuda_index is None else _peak_cuda_bytes(self._cuda_index),
+            peak_cuda_allocated_bytes=None if self._cuda_index is None else _peak_cuda_allocated_bytes(self._cuda_index),
         )
 
     def stop(self) -> MeterReading:
         """Take the last reading and let go of the sources. A second call gives the same reading."""
         if self._final is None:
+            for source in self._sources:
+                if isinstance(source, WallMeter):
+                    source.settle()
             self._final = self.read()
             for source in self._sources:
                 source.close()
@@ -118,9 +129,27 @@ class Meter:
         """``stop`` for ``contextlib.closing`` and ``finally``."""
         self.stop()
 
+    def _look_for_sleep(self) -> None:
+        """Sleep is in no figure: the run's clock stands still, and a sensor's jump after it is a gap."""
+        asleep_s = (self._boottime() - self._clock() - self._asleep_ns) / 1e9
+        if asleep_s >= 1.0:
+            self._notes = [f"the machine slept for {asleep_s:.0f} s: time and energy of that are not counted"]
+
+
+def boottime_ns() -> int:
+    """As ``time.monotonic_ns``, but going on while the machine sleeps; the same where the system has no such clock."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic_ns()
+
 
 def _peak_cuda_bytes(index: int) -> int:
-    """The most that torch's allocator held of the board: what must be free for this run, less the CUDA context itself."""
+    """The most that torch's allocator reserved of the board: what must be free for this run, less the CUDA context itself."""
     import torch
 
     return int(torch.cuda.max_memory_reserved(index))
+
+
+def _peak_cuda_allocated_bytes(index: int) -> int:
+    """The most of that that tensors held."""
+    import torch
+
+    return int(torch.cuda.max_memory_allocated(index))

@@ -19,11 +19,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: samples, peak of allocated CUDA memory, notes
 
 RUN_FILE = "run.json"
 LEDGER_FILE = "ledger.jsonl"
@@ -33,6 +34,8 @@ FINAL_CHECKPOINT = "checkpoints/final.pt"
 FINAL_SB3_CHECKPOINT = "checkpoints/final.zip"
 
 MEASURED, ESTIMATED, ABSENT = "measured", "estimated", "absent"
+GPU_BOARD, CPU_PACKAGE, WALL_METER = "gpu_board", "cpu_package", "wall_meter"
+SHORT_S, FEW_SAMPLES = 60.0, 60
 RUNNING, FINISHED, INTERRUPTED, FAILED = "running", "finished", "interrupted", "failed"
 EVALUATION, TRAINING, UNKNOWN = "evaluation", "training", "unknown"
 REPORTED = "reported"  # energy source of an import: a figure of whoever ran it, for whatever they metered
@@ -98,6 +101,56 @@ class Energy:
     low_j: float
     high_j: float
     method: str
+    samples: int | None = None  # readings that the sensor gave; None where there is no sensor
+
+    def share(self, fraction: float) -> Energy:
+        return replace(self, joules=self.joules * fraction, low_j=self.low_j * fraction, high_j=self.high_j * fraction)
+
+
+def present(energy: Mapping[str, Energy]) -> dict[str, Energy]:
+    """The sources that have a number."""
+    return {name: e for name, e in energy.items() if e.method != ABSENT}
+
+
+def total_energy(energy: Mapping[str, Energy]) -> Energy:
+    """Of all sources together: a wall meter has all the others in it, so it stands alone. Absent where no source has a number.
+
+    Lows and highs add up, as if the sources erred together. Measured only where every part is.
+    """
+    parts = present(energy)
+    if WALL_METER in parts:
+        return parts[WALL_METER]
+    if not parts:
+        return Energy(0.0, 0.0, 0.0, ABSENT)
+    low_j, high_j = (sum(getattr(e, end) for e in parts.values()) for end in ("low_j", "high_j"))
+    method = MEASURED if all(e.method == MEASURED for e in parts.values()) else ESTIMATED
+    return Energy(sum(e.joules for e in parts.values()), low_j, high_j, method)
+
+
+def energy_grade(energy: Mapping[str, Energy], on_gpu: bool) -> str | None:
+    """How far the energy of a run can be trusted; None where no source has a number.
+
+    A: a wall meter given by the user. B: board and processor measured (NVML, RAPL). C: one of them measured, the other estimated.
+    D: all estimated, or the board or the processor has no number, so that the sum is not the run's.
+    """
+    parts = present(energy)
+    if not parts:
+        return None
+    if WALL_METER in parts and parts[WALL_METER].method == MEASURED:
+        return "A"
+    needed = {GPU_BOARD, CPU_PACKAGE} if on_gpu else {CPU_PACKAGE}
+    measured = {name for name, e in parts.items() if e.method == MEASURED}
+    if needed <= measured:
+        return "B"
+    return "C" if needed & measured and needed <= parts.keys() else "D"
+
+
+def is_short_window(wall_s: float | None, energy: Mapping[str, Energy]) -> bool | None:
+    """Under a minute, or a sensor that gave fewer than 60 readings: too little to trust a joule of it. None: nobody took the time."""
+    if wall_s is None:
+        return None
+    counts = [e.samples for e in present(energy).values() if e.samples is not None]
+    return wall_s < SHORT_S or any(count < FEW_SAMPLES for count in counts)
 
 
 @dataclass(frozen=True)
@@ -133,21 +186,23 @@ class LedgerLine:
     energy: dict[str, Energy]  # by source: gpu_board, cpu_package, dram, host_rest, wall_meter; this run's share
     flops: Flops
     peak_rss_bytes: int | None
-    peak_cuda_bytes: int | None
+    peak_cuda_bytes: int | None  # reserved by torch's allocator: what must be free for this run, less the CUDA context itself
     params_sha256: str | None = None  # of the final parameters, on the last line of a finished run
+    peak_cuda_allocated_bytes: int | None = None  # held by tensors
+    notes: list[str] = field(default_factory=list)  # what is missing or odd in these figures
     schema: int = SCHEMA_VERSION
 
     @property
     def joules(self) -> float:
-        return sum(e.joules for e in self.energy.values())
+        return total_energy(self.energy).joules
 
     @property
     def low_j(self) -> float:
-        return sum(e.low_j for e in self.energy.values())
+        return total_energy(self.energy).low_j
 
     @property
     def high_j(self) -> float:
-        return sum(e.high_j for e in self.energy.values())
+        return total_energy(self.energy).high_j
 
 
 @dataclass(frozen=True)

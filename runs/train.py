@@ -26,8 +26,8 @@ from runs.folder import RunFolder, check_writable, new_folder
 from runs.loop import Ended, Episode, Evaluated, Event, Heartbeat, Trainer
 from runs.machine import describe_device, describe_machine, git_commit, versions
 from runs.meter import Meter, MeterReading
-from runs.prepare import Job, check_numbers, resolve_device
-from runs.schema import FAILED, RUNNING, EnvRecord, EvalRecord, LedgerLine, RunRecord
+from runs.prepare import Job, check_energy, check_numbers, resolve_device
+from runs.schema import FAILED, RUNNING, EnvRecord, EvalRecord, LedgerLine, RunRecord, total_energy
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ def train(
         InputError, BudgetError, UnknownEnv, ConfigError: nothing was written.
     """
     env_spec = spec(config.env)
+    check_energy(config)
     device = resolve_device(config.device)
     agent = config.agent_config
     lockstep = isinstance(agent, AgentConfig) and (agent.encoder == "mlp" or device.type != "cpu")
@@ -134,13 +135,14 @@ class Group:
         notice: Callable[[str], None],
     ) -> None:
         self.config, self.env_spec, self.seeds, self.listener = config, env_spec, seeds, listener
+        self._notice, self._told = notice, list[str]()  # what the meter had to say so far
         self.budget = parse_budget(config.budget)
         self.budget.check(env_spec.frame_rate_hz)
         self.protocol = protocol_of(env_spec, config.protocol)
         check_numbers(config)
         check_writable(Path(config.out))
         self.device_record = describe_device(str(device))
-        self.meter = Meter(self.device_record)
+        self.meter = Meter(self.device_record, energy=config.energy)
         self.meter.start()
         try:
             self.trainer = trainer_of(
@@ -163,6 +165,7 @@ class Group:
         try:
             self.trainer.train(self._consume)
         except BaseException:
+            self.meter.stop()
             self._write_ledger(FAILED, None)
             raise
         finally:
@@ -201,6 +204,10 @@ class Group:
         asked = {
             key: value for key, value in asdict(self.config).items() if key not in ("agent_config", "command", "out", "seeds")
         }
+        if self.config.wall_meter is not None:
+            asked["wall_meter"] = Path(
+                self.config.wall_meter
+            ).name  # run folders are handed to strangers: no paths of this machine
         return RunRecord(
             agent=self.config.agent,
             agent_config=self.trainer.agent_config,
@@ -228,6 +235,7 @@ class Group:
             for k, folder in enumerate(self.folders):
                 folder.checkpoint(self.trainer.checkpoint_file, partial(self.trainer.save, k))
             self.meter.lap("io")
+            self.meter.stop()  # the last line holds the last reading, and what can only be read when the run is over
             self._write_ledger(event.status, self.trainer.params_sha256())
             self.status = event.status
         else:
@@ -241,20 +249,20 @@ class Group:
             if self.scores[k]:
                 curves.over_every_axis("training score", float(np.mean(self.scores[k])), self._axes(k))
             values = {
-                "speed/steps per s": steps / seconds,
                 "speed/frames per s": int(self.counters.frames_by_seed[k]) / reading.wall_s,
                 "meter/energy, J": self.counters.joules,
                 **{f"learning/{name}": value[k] for name, value in event.learning.items()},
             }
+            if steps:  # none in a heartbeat of an evaluation
+                values["speed/steps per s"] = steps / seconds
             curves.over_steps(values, self.counters.steps)
             curves.flush()
             self.scores[k].clear()
 
     def _evaluated(self, event: Evaluated) -> None:
         reading = self.meter.read().share(1 / len(self.seeds))
-        low_j, high_j = (sum(getattr(e, end) for e in reading.energy.values()) for end in ("low_j", "high_j"))
-        self.counters.wall_s = reading.wall_s
-        self.counters.joules = sum(e.joules for e in reading.energy.values())
+        energy = total_energy(reading.energy)
+        self.counters.wall_s, self.counters.joules = reading.wall_s, energy.joules
         for k, (returns, lengths) in enumerate(zip(event.evaluation.returns, event.evaluation.lengths, strict=True)):
             counts = self.counters.counts(k)
             record = EvalRecord(
@@ -262,9 +270,9 @@ class Group:
                 frames=counts.frames,
                 updates=counts.updates,
                 wall_s=reading.wall_s,
-                joules=self.counters.joules,
-                low_j=low_j,
-                high_j=high_j,
+                joules=energy.joules,
+                low_j=energy.low_j,
+                high_j=energy.high_j,
                 flops=self.counters.flops,
                 epsilon=event.evaluation.epsilon,
                 returns=returns,
@@ -287,7 +295,8 @@ class Group:
         reading = whole.share(1 / len(self.seeds))
         counters = self.counters
         counters.wall_s = reading.wall_s
-        counters.joules = sum(e.joules for e in reading.energy.values())
+        counters.joules = total_energy(reading.energy).joules
+        self._tell_notes()
         for k, folder in enumerate(self.folders):
             counts = counters.counts(k)
             folder.ledger(
@@ -308,10 +317,18 @@ class Group:
                     peak_rss_bytes=reading.peak_rss_bytes,
                     peak_cuda_bytes=reading.peak_cuda_bytes,
                     params_sha256=shas[k] if shas else None,
+                    peak_cuda_allocated_bytes=reading.peak_cuda_allocated_bytes,
+                    notes=list(self.meter.notes),
                 )
             )
         self._report(status, whole)
         return reading
+
+    def _tell_notes(self) -> None:
+        for note in self.meter.notes:
+            if note not in self._told:
+                self._told.append(note)
+                self._notice(note)
 
     def _report(self, status: str, whole: MeterReading) -> None:
         counters, seeds = self.counters, len(self.seeds)
@@ -322,7 +339,7 @@ class Group:
         latest = [scores[-1] for scores in self.eval_scores if scores]
         frames = int(counters.frames_by_seed.sum())
         rate = self.env_spec.frame_rate_hz
-        methods = {e.method for e in whole.energy.values()}
+        energy = total_energy(whole.energy)
         self.listener(
             Progress(
                 status=status,
@@ -332,10 +349,10 @@ class Group:
                 frames=frames,
                 play_s=None if rate is None else frames / rate,
                 wall_s=whole.wall_s,
-                joules=sum(e.joules for e in whole.energy.values()),
-                low_j=sum(e.low_j for e in whole.energy.values()),
-                high_j=sum(e.high_j for e in whole.energy.values()),
-                energy_method="estimated" if "estimated" in methods else "measured",
+                joules=energy.joules,
+                low_j=energy.low_j,
+                high_j=energy.high_j,
+                energy_method=energy.method,
                 train_score=self.train_score,
                 eval_score=float(np.mean(latest)) if latest else None,
             )

@@ -45,10 +45,11 @@ def write_run(
     energy: dict[str, schema.Energy] | None = None,
     status: str = schema.FINISHED,
     reached: float = 1.0,
+    notes: list[str] | None = None,
     **changes: Any,
 ) -> Path:
     """One run folder. ``scores``: one an evaluation at even distances, or a function of progress; ``reached``: how much of the
-    budget was done; ``changes`` replace fields of run.json."""
+    budget was done; ``notes``: the meter's; ``changes`` replace fields of run.json."""
     rng = random.Random(f"{agent} {env.id} {seed}")
     folder.mkdir(parents=True)
     record = schema.RunRecord(
@@ -72,9 +73,8 @@ def write_run(
     with (folder / schema.LEDGER_FILE).open("w") as file:
         for progress in [0.5 * reached, reached]:
             last = progress == reached
-            file.write(
-                schema.seal(_ledger_line(progress, steps, env, wall_s, energy, record, status if last else schema.RUNNING))
-            )
+            line = _ledger_line(progress, steps, env, wall_s, energy, record, status if last else schema.RUNNING)
+            file.write(schema.seal(replace(line, notes=notes or [])))
     with (folder / schema.MONITOR_FILE).open("w") as file:
         file.write('#{"t_start": 0.0, "env_id": "x"}\nr,l,t,frames\n')
         for episode in range(120):
@@ -83,7 +83,7 @@ def write_run(
 
 
 def _share(energy: dict[str, schema.Energy], progress: float) -> dict[str, schema.Energy]:
-    return {k: schema.Energy(e.joules * progress, e.low_j * progress, e.high_j * progress, e.method) for k, e in energy.items()}
+    return {name: e.share(progress) for name, e in energy.items()}
 
 
 def _evaluation(

@@ -147,6 +147,26 @@ def test_unfinished_and_short_runs_are_marked(results, tmp_path):
     assert "short window" in page
 
 
+def test_how_good_the_energy_is_and_what_the_meter_noted_stand_on_the_page_and_in_the_summary(results, tmp_path):
+    measured = {name: Energy(9000.0, 8000.0, 10000.0, MEASURED, 700) for name in ("gpu_board", "cpu_package")}
+    hint = "RAPL is there and may not be read: sudo chmod a+r <energy_uj>"
+    write_run(results / "e" / "dqn" / "seed0", device=GPU, energy=measured, wall_s=90.0, scores=[1.0])
+    write_run(results / "e" / "dqn" / "seed1", seed=1, wall_s=30.0, scores=[1.0], notes=[hint])
+    write_run(results / "e" / "dqn" / "seed2", seed=2, wall_s=90.0, scores=[1.0], notes=[hint])
+    write_report([results], tmp_path / "r.html", tmp_path / "r.json")
+    page, summary = (tmp_path / "r.html").read_text(), json.loads((tmp_path / "r.json").read_text())
+    section = page[page.index('<section id="measured">') :]
+    assert (
+        "1 run of grade B (every board and package measured), 2 runs of grade D (estimated or incomplete); short windows: 1 run"
+        in section
+    )
+    assert section.count("sudo chmod a+r &lt;energy_uj&gt;") == 1, "once, however many runs say it, and as text"
+    energies = {run["seed"]: run["energy"] for run in summary["runs"]}
+    assert [energies[k]["grade"] for k in range(3)] == ["B", "D", "D"]
+    assert energies[0]["by_source"]["gpu_board"]["samples"] == 700
+    assert [energies[k]["notes"] for k in range(3)] == [[], [hint], [hint]]
+
+
 def test_runs_without_evaluations_make_a_page_without_curves(results, tmp_path):
     (write_run(results / "e" / "dqn" / "seed0") / "evals.jsonl").unlink()
     page = page_of(results, tmp_path)

@@ -22,7 +22,7 @@ NO_COUNTER = "nvmlDeviceGetTotalEnergyConsumption"
 class Bench:
     """A board on a virtual clock, with its meter; ``true_j`` is the curve's integral since the start."""
 
-    def __init__(self, pieces, *, idle_w=0.0, gain=1.0, limit_w=700.0, without=(), offset_s=0.0):
+    def __init__(self, pieces, *, idle_w=1.0, gain=1.0, limit_w=700.0, without=(), offset_s=0.0):
         self.clock = Clock()
         self.clock.advance(offset_s)  # where in the 100 ms publication period the run begins
         self.fake = FakeNvml(self.clock, Load(self.clock.s, pieces, idle_w), gain=gain, limit_w=limit_w)
@@ -74,7 +74,7 @@ def holds(energy: Energy, true_j: float) -> bool:
     return energy.low_j - 1e-6 <= true_j <= energy.high_j + 1e-6 and energy.low_j <= energy.joules <= energy.high_j
 
 
-watts = st.floats(0.0, 700.0)
+watts = st.floats(1.0, 700.0)
 loads = st.lists(st.tuples(st.floats(0.01, 20.0), watts), min_size=1, max_size=6)
 steady_loads = st.lists(st.tuples(st.floats(2.0, 20.0), watts), min_size=1, max_size=6)
 gaps = st.lists(st.floats(0.001, 30.0), min_size=1, max_size=6)
@@ -276,13 +276,14 @@ def test_without_a_uuid_no_board_is_guessed(bench):
     assert made.fake.calls == []
 
 
-def test_a_gpu_split_by_mig_is_absent(bench):
+def test_a_gpu_split_by_mig_into_slices_that_are_not_told_apart_is_absent(bench):
     made = bench([(100.0, 300.0)])
-    made.fake.mig = 1
+    made.fake.mig, made.fake.slices = 1, {"MIG-a": 3, "MIG-b": 4}
     made.start()
     made.clock.advance(10.0)
-    assert absent_with(made.board, "MIG")
+    assert absent_with(made.board, "which slice")
     assert made.board.busy_s is None
+    assert made.fake.open == 0
 
 
 def test_a_gpu_without_any_sensor_is_absent(bench):
@@ -314,7 +315,7 @@ def test_a_binding_that_breaks_in_its_own_way_does_not_reach_the_training(bench,
 
 
 def test_an_unknown_power_limit_is_said_and_taken_wide(bench):
-    made = bench([(100.0, 300.0)], without=["nvmlDeviceGetEnforcedPowerLimit"]).start()
+    made = bench([(100.0, 300.0)], without=["nvmlDeviceGetEnforcedPowerLimit", "nvmlDeviceGetPowerManagementLimit"]).start()
     assert made.board.read().high_j == pytest.approx(2 * 0.1 * 1500.0)
     assert any("power limit" in note for note in made.board.notes)
 
@@ -358,9 +359,8 @@ def test_strangers_on_the_board_are_said_where_they_are_certain(bench, pids, sai
     made.fake.pids = [os.getpid() if pid == -1 else pid for pid in pids]
     made.start()
     notes = [note for note in made.board.notes if "shared" in note]
-    assert notes == (
-        [] if said is None else [f"the GPU is shared with {said} more process(es): their energy is in the GPU's figure"]
-    )
+    low_and_high = "low is our work alone, high the whole board"
+    assert notes == ([] if said is None else [f"the GPU is shared with {said} more process(es): {low_and_high}"])
 
 
 def test_the_sampling_thread_integrates_a_load_and_ends_with_close(bench):

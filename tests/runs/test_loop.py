@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from agents.baselines import baseline_config
 from agents.config import AgentConfig
 from agents.family import agent_config
 from agents.learner import Learner
@@ -24,10 +26,20 @@ CLASSIC = AgentConfig(hidden=(8,), batch_size=4, learning_starts_steps=3, epsilo
 ATARI = replace(agent_config("dqn", "atari"), hidden=(8,), batch_size=4, learning_starts_steps=3, replay_capacity=1000)
 
 
-def run(out: Path, env: str, agent: AgentConfig, budget: str, **changes: Any) -> Path:
-    config = RunConfig("dqn", env, agent, (0,), budget, evals=1, eval_episodes=1, out=str(out), device="cpu", compile="off",
+def run(out: Path, env: str, settings: Any, budget: str, **changes: Any) -> Path:
+    config = RunConfig("dqn", env, settings, (0,), budget, evals=1, eval_episodes=1, out=str(out), device="cpu", compile="off",
                        threads=1)  # fmt: skip
     return train(replace(config, **changes))[0].folder
+
+
+def played(games: Generator[Evaluation, None, Evaluation]) -> Evaluation:
+    """What came of an evaluation, without its heartbeats."""
+    while True:
+        try:
+            next(games)
+        except StopIteration as over:
+            evaluation: Evaluation = over.value
+            return evaluation
 
 
 @pytest.fixture
@@ -75,8 +87,11 @@ def test_a_life_loss_ends_the_return_where_the_protocol_says_so(
         seen.append((bool(terminal[0]), bool(done[0])))
         record(self, action, reward, terminal, done, *rest)
 
-    nothing = np.zeros(1, np.int64)
-    monkeypatch.setattr("runs.loop.evaluate", lambda *_: Evaluation([[0.0]], [[1]], 0.0, nothing, nothing, 0, complete=True))
+    def no_games(*_: Any) -> Generator[Evaluation, None, Evaluation]:
+        yield from ()
+        return Evaluation([[0.0]], [[1]], 0.0, np.zeros(1, np.int64), np.zeros(1, np.int64), 0, complete=True)
+
+    monkeypatch.setattr("runs.loop.evaluate", no_games)
     monkeypatch.setattr(Learner, "record", spy)
     random_play = replace(ATARI, learning_starts_steps=10_000)
     folder = run(tmp_path, "ALE/Breakout-v5", random_play, "2400-frames", protocol=protocol)
@@ -94,9 +109,9 @@ def test_an_evaluation_plays_the_same_number_of_games_in_every_lane_and_changes_
     world = make("CartPole-v1", 2, [0, 1])
     learner = Learner(CLASSIC, replay_layout(CLASSIC, world, (5, 6), parse_budget("100-steps")), 2, (5, 6))
     before = learner.params_sha256()
-    first = evaluate(learner, "CartPole-v1", "control", 7, 1)
-    again = evaluate(learner, "CartPole-v1", "control", 7, 1)
-    other = evaluate(learner, "CartPole-v1", "control", 7, 2)
+    first = played(evaluate(learner, "CartPole-v1", "control", 7, 1))
+    again = played(evaluate(learner, "CartPole-v1", "control", 7, 1))
+    other = played(evaluate(learner, "CartPole-v1", "control", 7, 2))
     assert [len(games) for games in first.returns] == [7, 7]
     assert first.returns == again.returns, "seed and number of the evaluation decide its games"
     assert first.returns != other.returns
@@ -107,12 +122,31 @@ def test_an_evaluation_plays_the_same_number_of_games_in_every_lane_and_changes_
     assert (learner.steps, len(learner.replay)) == (0, 0)
 
 
+@pytest.mark.parametrize("agent", ["dqn", "sb3:dqn"])
+def test_a_long_evaluation_has_heartbeats_with_what_is_played_so_far(agent: str, tmp_path: Path) -> None:
+    """A kill in an evaluation of minutes loses one heartbeat of it, not all."""
+    settings: Any = (
+        replace(CLASSIC, learning_starts_steps=100)
+        if agent == "dqn"
+        else replace(baseline_config(agent, "classic"), learning_starts=100)
+    )
+    folder = run(tmp_path, "CartPole-v1", settings, "110-steps", agent=agent, eval_episodes=200, heartbeat_s=0.001)
+    lines = schema.read_ledger(folder)
+    last = lines[-1]
+    evaluating = [line for line in lines if 0 < line.eval_frames < last.eval_frames]
+    assert len(evaluating) >= 3
+    assert [line.eval_frames for line in evaluating] == sorted({line.eval_frames for line in evaluating}), "no frame twice"
+    assert all(line.lineage == last.lineage and line.flops.eval > 0 for line in evaluating)
+    assert last.eval_frames == 200 * max(schema.read_evals(folder)[0].lengths)
+    assert last.active_s["eval"] > evaluating[0].active_s["eval"] > 0
+
+
 def test_atari_evaluations_share_lanes_and_add_epsilon(tmp_path: Path) -> None:
     """12 games on 10 emulators: two of them play twice."""
     world = make("ALE/Breakout-v5", 1, [0])
     learner = Learner(ATARI, replay_layout(ATARI, world, (0,), parse_budget("100-steps")), world.env_spec.num_actions, (0,))
     learner.params.zero_()  # every action is as good: greedy play never presses FIRE, so only epsilon starts a game
-    evaluation = evaluate(learner, "ALE/Breakout-v5", "nature", 12, 1)
+    evaluation = played(evaluate(learner, "ALE/Breakout-v5", "nature", 12, 1))
     assert len(evaluation.returns[0]) == 12
     assert evaluation.epsilon == 0.05
     assert np.std(evaluation.lengths[0]) > 0

@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import psutil  # type: ignore[import-untyped]
@@ -20,10 +21,12 @@ from runs.machine import (
     describe_device,
     describe_machine,
     git_commit,
+    machine_cpu_s,
     microarchitecture,
     peak_rss_bytes,
     reserved_memory_gib,
     reserved_vcpus,
+    tree_cpu_s,
     versions,
 )
 from tests.runs.fake_nvml import Clock, FakeNvml, Load
@@ -173,6 +176,22 @@ def test_a_gpu_without_nvml_or_uuid_is_described_as_far_as_known(monkeypatch):
     FakeNvml(Clock(), Load(0.0, [])).install(monkeypatch).missing.add("nvmlSystemGetDriverVersion")
     described = describe_device("cuda:0")
     assert (described["uuid"], described["driver"]) == (None, None)
+
+
+@pytest.mark.parametrize("visible", ["MIG-12345678-aaaa-bbbb-cccc-1234567890ab", "0,MIG-12345678-aaaa-bbbb-cccc-1234567890ab"])
+def test_a_slice_of_a_gpu_is_told_from_a_board_by_what_the_user_made_visible(monkeypatch, visible):
+    fake_torch(monkeypatch)
+    FakeNvml(Clock(), Load(0.0, [])).install(monkeypatch)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert describe_device("cuda:0")["uuid"] == "MIG-12345678-aaaa-bbbb-cccc-1234567890ab"
+
+
+def test_the_machines_cpu_seconds_hold_ours_and_no_idle_time():
+    before_all, before_own, begin = machine_cpu_s(), tree_cpu_s(), time.monotonic()
+    while tree_cpu_s() - before_own < 0.3:
+        pass
+    seconds, spent_s = time.monotonic() - begin, machine_cpu_s() - before_all
+    assert 0.3 - 0.05 <= spent_s <= seconds * (os.cpu_count() or 1) + 0.05
 
 
 @pytest.mark.parametrize("device", ["mps", "cuda:", "cuda:x", "cuda:-1", "cudax", "", "gpu"])

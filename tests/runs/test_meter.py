@@ -153,6 +153,7 @@ def test_on_a_gpu_the_allocated_time_is_the_wall_time_and_the_busy_time_is_nvmls
     fake = FakeNvml(clock, Load(clock.s, [(100.0, 300.0)])).install(monkeypatch)
     fake.utilisation = lambda at_s: 25
     monkeypatch.setattr(meter_module, "_peak_cuda_bytes", lambda index: 4096 + index)
+    monkeypatch.setattr(meter_module, "_peak_cuda_allocated_bytes", lambda index: 2048 + index)
     board = NvmlBoard(UUID, clock=clock, threaded=False)
     metering = metered(clock, device=CUDA | {"index": 1}, sources=[board])
     for _ in range(20):
@@ -161,7 +162,7 @@ def test_on_a_gpu_the_allocated_time_is_the_wall_time_and_the_busy_time_is_nvmls
     reading = metering.stop()
     assert reading.gpu_allocated_s == reading.wall_s == 2.0
     assert reading.gpu_busy_s == pytest.approx(0.5)
-    assert reading.peak_cuda_bytes == 4097
+    assert (reading.peak_cuda_bytes, reading.peak_cuda_allocated_bytes) == (4097, 2049)
     assert reading.energy["gpu_board"].joules == pytest.approx(600.0, abs=31.0)
     assert fake.open == 0
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -266,6 +268,9 @@ def test_the_final_checkpoint_is_the_hashed_agent_and_loads_safely(tmp_path: Pat
         ({"eval_episodes": 0}, InputError, "--eval-episodes"),
         ({"heartbeat_s": 9.0}, InputError, "heartbeat"),
         ({"threads": 0}, InputError, "--threads"),
+        ({"cpu_watts": "lots"}, InputError, "--cpu-watts lots"),
+        ({"wall_meter": "/nowhere.csv"}, InputError, "--wall-meter /nowhere.csv cannot be read"),
+        ({"gpu_share": 2.0}, InputError, "--gpu-share"),
         ({"budget": "30-steps"}, InputError, "learning"),
     ],
 )
@@ -277,6 +282,35 @@ def test_bad_input_is_one_line_and_writes_nothing(
         train(config(out, **changes))
     assert "\n" not in str(raised.value)
     assert not out.exists()
+
+
+def wall_meter(folder: Path, until_s: float = 3600.0) -> Path:
+    """A meter that shows 300 W from a minute ago on; a logger would go on writing, here the future is in it already."""
+    now_s = time.time()
+    rows = [f"{now_s + k},300" for k in range(-60, int(until_s))]
+    (folder / "meter.csv").write_text("\n".join(["time,watts", *rows]))
+    return folder / "meter.csv"
+
+
+def test_a_wall_meter_is_the_energy_of_a_run_when_it_is_over(tmp_path: Path) -> None:
+    outcomes = train(config(tmp_path, seeds=(0, 1), wall_meter=str(wall_meter(tmp_path)), cpu_watts="10:20"))
+    for outcome in outcomes:
+        lines = schema.read_ledger(outcome.folder)
+        assert {line.energy["wall_meter"].method for line in lines[:-1]} == {"absent"}
+        end = lines[-1]
+        assert end.joules == end.energy["wall_meter"].joules == pytest.approx(300 * end.wall_s / 2, rel=0.02)
+        assert end.energy["cpu_package"].joules == pytest.approx(15 * end.wall_s / 2, rel=0.02)
+        assert schema.energy_grade(end.energy, on_gpu=False) == "A"
+        assert json.loads((outcome.folder / "run.json").read_text())["run_config"]["wall_meter"] == "meter.csv"
+
+
+def test_a_wall_meter_that_ends_during_a_run_is_absent_and_said_and_the_run_is_not_ended(tmp_path: Path) -> None:
+    told: list[str] = []
+    (outcome,) = train(config(tmp_path, wall_meter=str(wall_meter(tmp_path, until_s=0.5))), notice=told.append)
+    end = last(outcome)
+    assert (end.status, end.energy["wall_meter"].method) == ("finished", "absent") or end.wall_s < 3
+    assert schema.energy_grade(end.energy, on_gpu=False) == "D"
+    assert [note for note in end.notes if "do not cover" in note] == [note for note in told if "do not cover" in note] != []
 
 
 @pytest.mark.parametrize(
