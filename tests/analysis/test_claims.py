@@ -333,7 +333,7 @@ def test_hostile_words_are_text(checked):
 def test_each_comparison_of_numbers_has_a_chart_with_the_numbers_of_the_claim(checked):
     charted = {it["id"]: comparison.chart(it) for it in checked["claims"]}
     assert {name for name, chart in charted.items() if chart is None} == {"D3", "A1", "A2", "H2", "C1", "H1"}
-    drawn = charted["G5"].to_dict()["data"]["values"]
+    (drawn,) = charted["G5"].to_dict()["datasets"].values()
     assert [row["value"] for row in drawn] == [1e6, 205_390, 440_000, 3600, 20]
     assert [row["kind"] for row in drawn] == ["The lecture", "Recomputed"] + ["Beside it"] * 3
     scale = [charted[name].to_dict()["layer"][2]["encoding"]["x"]["scale"].get("type", "linear") for name in ("G5", "S1")]
