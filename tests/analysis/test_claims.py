@@ -104,6 +104,11 @@ def checked():
     return check()
 
 
+@pytest.fixture(scope="module")
+def html(checked):
+    return page(checked)
+
+
 def claim(result, name):
     return next(it for it in result["claims"] if it["id"] == name)
 
@@ -304,8 +309,7 @@ def test_json_holds_all_and_the_schema_is_the_documented_one(tmp_path):
     assert {it["id"] for it in result["inputs"]} == used
 
 
-def test_the_page_fetches_nothing(checked):
-    html = page(checked)
+def test_the_page_fetches_nothing(html):
     assert set(re.findall(r"https?://[^/\"'` <]+", html)) == {
         "http://www.w3.org"
     }  # names of SVG and XLink, in the chart library
@@ -341,19 +345,18 @@ def test_each_comparison_of_numbers_has_a_chart_with_the_numbers_of_the_claim(ch
     assert charted["S1"].to_dict()["layer"][2]["encoding"]["x"]["scale"]["zero"] is True
 
 
-def test_a_page_says_what_was_changed():
-    html = page(check(["alphago_power_w=0.5e6"]))
-    assert "Inputs changed for this page: alphago_power_w = 500000" in html
-    assert "Inputs changed" not in page(check())
+def test_a_page_says_what_was_changed(html):
+    assert "Inputs changed for this page: alphago_power_w = 500000" in page(check(["alphago_power_w=0.5e6"], ["E2"]))
+    assert "Inputs changed" not in html
 
 
 def test_outputs_may_not_share_a_target_and_a_failed_write_leaves_nothing(tmp_path):
     with pytest.raises(ClaimsError, match="one target"):
-        write_claims(html=tmp_path / "a", json_out=tmp_path / "a")
+        write_claims(ids=["S1"], html=tmp_path / "a", json_out=tmp_path / "a")
     with pytest.raises(ClaimsError, match="one target"):
         write_claims(json_out="-", markdown="-")
     with pytest.raises(ReportError):
-        write_claims(json_out=tmp_path / "a.json", html=tmp_path / "nowhere" / "a.html")
+        write_claims(ids=["S1"], json_out=tmp_path / "a.json", html=tmp_path / "nowhere" / "a.html")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -372,7 +375,7 @@ def test_the_command_prints_a_table_or_writes_what_is_asked(tmp_path):
     assert "38.6 days" in done.stdout
     assert max(len(line) for line in done.stdout.splitlines()) <= 120
     changes = ["--set", "alphago_power_w=0.5e6", "--set", "brain_power_w=10"]
-    done = playmeter("--json", "-", "--html", "c.html", "--markdown", "c.md", *changes, cwd=tmp_path)
+    done = playmeter("E2", "G8", "--json", "-", "--html", "c.html", "--markdown", "c.md", *changes, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert claim(json.loads(done.stdout), "E2")["recomputed"]["value"] == pytest.approx(6_654_118, rel=1e-6)
     assert beside(json.loads(done.stdout), "G8", "with the power of the lecture") == 50_000
@@ -386,7 +389,7 @@ def test_the_command_prints_a_table_or_writes_what_is_asked(tmp_path):
         (["--set", "alphago_power_w=x", "--html", "c.html"], "positive number"),
         (["S99"], "did you mean"),
         (["--jsn", "-"], "--json"),
-        (["--html", "nowhere/c.html"], "cannot be written"),
+        (["S1", "--html", "nowhere/c.html"], "cannot be written"),
     ],
 )
 def test_bad_input_ends_with_code_2_and_one_line(tmp_path, arguments, says):
@@ -403,10 +406,10 @@ def test_bad_input_ends_with_code_2_and_one_line(tmp_path, arguments, says):
 
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [390, 1200])
-def test_the_page_draws_every_chart_offline_without_sideways_scroll(tmp_path, width):
+def test_the_page_draws_every_chart_offline_without_sideways_scroll(checked, html, tmp_path, width):
     if not (CHROMIUM and CHROMEDRIVER):
         pytest.fail("the page is tested in a real browser: install the packages chromium and chromium-driver")
-    result = write_claims(html=tmp_path / "claims.html")
+    (tmp_path / "claims.html").write_text(html, encoding="utf-8")
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     flags = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-component-update disable-sync"
@@ -419,7 +422,7 @@ def test_the_page_draws_every_chart_offline_without_sideways_scroll(tmp_path, wi
             "Emulation.setDeviceMetricsOverride", {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 720}
         )
         driver.get((tmp_path / "claims.html").as_uri())
-        charts = sum(comparison.chart(it) is not None for it in result["claims"])
+        charts = sum(comparison.chart(it) is not None for it in checked["claims"])
         end = time.monotonic() + 30
         while driver.execute_script("return document.body.dataset.drawn") != str(charts):
             assert time.monotonic() < end, "not all charts were drawn"
