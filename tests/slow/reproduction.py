@@ -130,7 +130,8 @@ def rows(jobs: list[Job], comparisons: list[dict[str, Any]]) -> Iterator[str]:
             yield f"{start}{job.seeds} | not run yet | | | | |"
             continue
         score = ours["score"]
-        start += f"{ours['n_runs']} | {number(score['iqm'])} ({number(score['low'])} to {number(score['high'])}) | {number(score['mean'])} | "
+        interval = "no interval" if score["low"] is None else f"{number(score['low'])} to {number(score['high'])}"
+        start += f"{ours['n_runs']} of {job.seeds} | {number(score['iqm'])} ({interval}) | {number(score['mean'])} | "
         neighbours = [row for row in published if row["agent"] == job.agent and same_task(row["env"], job.env)]
         for row in neighbours:
             spread = f" ± {number(float(row['std']))} {row['std_kind']}" if row["std"] else ""
@@ -148,9 +149,12 @@ def same_task(published: str, ours: str) -> bool:
 
 def verdict(score: dict[str, Any], row: dict[str, str]) -> str:
     figure = float(row["score"])
-    place = (
-        "inside" if score["low"] <= figure <= score["high"] else "ours is higher" if score["low"] > figure else "ours is lower"
-    )
+    if score["low"] is None:
+        place = f"one seed, {'higher' if score['mean'] > figure else 'lower'}"
+    elif score["low"] <= figure <= score["high"]:
+        place = "inside"
+    else:
+        place = f"ours is {'higher' if score['low'] > figure else 'lower'}"
     if row["std_kind"] != "over runs" or place == "inside":
         return place
     near = abs(score["mean"] - figure) <= 2 * float(row["std"])
