@@ -8,11 +8,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
-from runs.energy import EnergyOptions, EnergySource, NvmlBoard, WallMeter, sources_for
+from runs.energy import Absent, EnergyOptions, EnergySource, NvmlBoard, WallMeter, sources_for
+from runs.energy.source import ABSENT_ENERGY, say_once
 from runs.machine import TreeCpu, peak_rss_bytes
 from runs.schema import Energy
+
+Answer = TypeVar("Answer")
 
 PHASES = ("setup", "act", "learn", "env", "eval", "io")
 
@@ -68,12 +71,12 @@ class Meter:
         self._start_ns = self._lap_ns = 0
         self._gpu_share = 1.0 if energy is None else energy.gpu_share
         self._asleep_ns = 0  # how far boottime was ahead at the start
+        self._slept: list[str] = []
         self._notes: list[str] = []
         self._final: MeterReading | None = None
 
     def start(self) -> None:
-        for source in self._sources:
-            source.start()
+        self._sources = [self._started(source) for source in self._sources]
         self._cpu.start()
         self._start_ns = self._lap_ns = self._clock()
         self._asleep_ns = self._boottime() - self._clock()
@@ -92,7 +95,7 @@ class Meter:
     @property
     def notes(self) -> list[str]:
         """What the sources have to say to people: what is missing or odd, each said once."""
-        return self._notes + [note for source in self._sources for note in source.notes]
+        return self._slept + self._notes + [note for source in self._sources for note in source.notes]
 
     def read(self) -> MeterReading:
         """Everything so far. Time since the last lap is in ``wall_s`` and in no phase yet. After ``stop``: the last reading."""
@@ -100,7 +103,7 @@ class Meter:
             return self._final
         self._look_for_sleep()
         board = next((source for source in self._sources if isinstance(source, NvmlBoard)), None)
-        energy = {source.name: source.read() for source in self._sources}
+        energy = {source.name: self._ask(source, source.read) or ABSENT_ENERGY for source in self._sources}
         wall_s, share = self.wall_s, self._gpu_share if board is None else board.allocated_share
         return MeterReading(
             wall_s=wall_s,
@@ -119,21 +122,41 @@ class Meter:
         if self._final is None:
             for source in self._sources:
                 if isinstance(source, WallMeter):
-                    source.settle()
+                    self._ask(source, source.settle)
             self._final = self.read()
             for source in self._sources:
-                source.close()
+                self._ask(source, source.close)
         return self._final
 
     def close(self) -> None:
         """``stop`` for ``contextlib.closing`` and ``finally``."""
         self.stop()
 
+    def _started(self, source: EnergySource) -> EnergySource:
+        """The source; where it cannot start, an absent one: without a beginning it would count from somewhere."""
+        try:
+            source.start()
+            return source
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must not end the run
+            return Absent(source.name, _cannot_be_read(source, error))
+
+    def _ask(self, source: EnergySource, question: Callable[[], Answer]) -> Answer | None:
+        """No source should raise; one that does is absent, and the training goes on."""
+        try:
+            return question()
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must not end the run
+            say_once(self._notes, _cannot_be_read(source, error))
+            return None
+
     def _look_for_sleep(self) -> None:
         """Sleep is in no figure: the run's clock stands still, and a sensor's jump after it is a gap."""
         asleep_s = (self._boottime() - self._clock() - self._asleep_ns) / 1e9
         if asleep_s >= 1.0:
-            self._notes = [f"the machine slept for {asleep_s:.0f} s: time and energy of that are not counted"]
+            self._slept = [f"the machine slept for {asleep_s:.0f} s: time and energy of that are not counted"]
+
+
+def _cannot_be_read(source: EnergySource, error: Exception) -> str:
+    return f"{source.name} cannot be read ({type(error).__name__}: {error}): it is absent"
 
 
 def boottime_ns() -> int:

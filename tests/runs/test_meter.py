@@ -98,6 +98,27 @@ def test_sources_are_started_once_read_at_each_reading_and_closed_once(clock):
     assert metering.notes == ["a remark"]
 
 
+@pytest.mark.parametrize("broken", ["start", "read", "close"])
+def test_a_source_that_breaks_in_its_own_way_is_absent_with_a_note_and_ends_nothing(clock, broken, monkeypatch):
+    source, healthy = Scripted(clock, "gpu_board"), Scripted(clock)
+
+    def fail():
+        raise OSError("the sensor went away")
+
+    monkeypatch.setattr(source, broken, fail)
+    metering = metered(clock, sources=[source, healthy])
+    clock.advance(3.0)
+    reading = metering.read()
+    assert reading.energy["cpu_package"].joules == 30.0
+    if broken != "close":
+        assert reading.energy["gpu_board"] == Energy(0.0, 0.0, 0.0, "absent")
+    metering.read()
+    metering.stop()
+    said = "gpu_board cannot be read (OSError: the sensor went away): it is absent"
+    assert metering.notes.count(said) == 1
+    assert healthy.tape[-1] == "close"
+
+
 def test_after_the_stop_nothing_moves(clock):
     source = Scripted(clock)
     metering = metered(clock, sources=[source])

@@ -80,6 +80,15 @@ def test_json_that_is_no_number_is_refused_at_writing() -> None:
         schema.seal(replace(LINE, wall_s=float("nan")))
 
 
+def test_a_ledger_of_schema_1_is_read_and_what_it_did_not_know_is_not_known(tmp_path: Path) -> None:
+    body = {**asdict(LINE), "schema": 1}
+    del body["notes"], body["peak_cuda_allocated_bytes"]
+    del body["energy"]["cpu_package"]["samples"]
+    (line,) = schema.read_ledger(ledger(tmp_path, json.dumps({**body, "sha": schema._checksum(body)}) + "\n"))
+    assert line == replace(LINE, schema=1)
+    assert (line.notes, line.peak_cuda_allocated_bytes, line.energy["cpu_package"].samples) == ([], None, None)
+
+
 def test_a_newer_schema_and_unknown_fields_are_named(tmp_path: Path) -> None:
     def sealed(**changes: object) -> str:
         body = {**asdict(LINE), **changes}
