@@ -93,7 +93,7 @@ def curve(evals: pl.DataFrame, runs: Sequence[str], column: str) -> list[dict[st
         return []
     grid = _grid([x for x, _ in curves])
     scores = np.array([np.interp(grid, x, y) for x, y in curves]).T  # [T, S]
-    centre, band = statistics.iqm(scores), statistics.bootstrap_curve(scores, CURVE_RESAMPLES)
+    centre, band = statistics.iqm(scores), statistics.bootstrap_curve([scores], CURVE_RESAMPLES)
     nothing = [None] * len(grid)
     low, high = (nothing, nothing) if band is None else (band[0].tolist(), band[1].tolist())
     columns = zip(grid.tolist(), centre.tolist(), low, high, strict=True)
