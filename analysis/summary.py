@@ -99,7 +99,7 @@ def _with_rows(runs: Sequence[Run]) -> list[tuple[Run, dict[str, Any]]]:
 
 def _run(run: Run, row: dict[str, Any], comparison: str, training: float | None, price: float | None) -> dict[str, Any]:
     record, total = run.record, run.total
-    last = run.evals[-1] if run.evals else None
+    last = run.evals.row(-1, named=True) if len(run.evals) else None
     return {
         "id": run.id, "agent": record.agent, "env": record.env.id, "protocol": record.env.protocol, "seed": record.seed,
         "share": record.share, "budget": record.budget, "status": total.status, "comparison": comparison,
@@ -112,7 +112,7 @@ def _run(run: Run, row: dict[str, Any], comparison: str, training: float | None,
         "energy": _run_energy(run, row), **_energy_meaning(row["joules"], price),
         "flops": asdict(total.flops) | {"total": total.flops.total},
         "peak_rss_bytes": total.peak_rss_bytes, "peak_cuda_bytes": total.peak_cuda_bytes, "params_sha256": total.params_sha256,
-        "score": last.mean_return if last else None, "score_at_steps": last.steps if last else None,
+        "score": last["score"] if last else None, "score_at_steps": int(last["steps"]) if last else None,
         "training_return_last_100": training, "short_window": row["short_window"],
         "git_commit": record.git_commit, "versions": record.versions, "machine": record.machine, "device": record.device,
         "agent_config": record.agent_config, "env_record": asdict(record.env),
@@ -240,8 +240,8 @@ def _pooled_method(runs: list[Run]) -> dict[str, Any]:
 
 def _score(runs: list[Run]) -> dict[str, Any]:
     """Mean return of the last evaluation, over seeds."""
-    last = {run.record.seed: run.evals[-1] for run in runs if run.evals}
-    values = np.array([line.mean_return for line in last.values()])
+    last = {run.record.seed: run.evals.row(-1, named=True) for run in runs if len(run.evals)}
+    values = np.array([line["score"] for line in last.values()])
     if not len(values):
         nothing = dict.fromkeys(["estimator", "iqm", "low", "high", "mean", "at_steps", "human_normalised"])
         return nothing | {"confidence": statistics.CONFIDENCE, "n": 0, "per_seed": {str(run.record.seed): None for run in runs}}
@@ -251,8 +251,8 @@ def _score(runs: list[Run]) -> dict[str, Any]:
         "estimator": statistics.estimator(len(values)), "iqm": centre, "mean": float(values.mean()),
         "low": interval.low if interval else None, "high": interval.high if interval else None,
         "confidence": statistics.CONFIDENCE, "n": len(values),
-        "per_seed": {str(run.record.seed): last[run.record.seed].mean_return if run.evals else None for run in runs},
-        "at_steps": {"min": min(line.steps for line in last.values()), "max": max(line.steps for line in last.values())},
+        "per_seed": {str(run.record.seed): last[run.record.seed]["score"] if len(run.evals) else None for run in runs},
+        "at_steps": {how.__name__: int(how(line["steps"] for line in last.values())) for how in (min, max)},
         "human_normalised": human.normalise(centre) if human else None,
     }  # fmt: skip
 
@@ -318,7 +318,7 @@ def _notes(runs: list[Run], unfinished: list[Run], repeats: list[Run]) -> list[s
         notes.append(f"unfinished, in the curves but not in score and cost: seed {named}")
     elif statuses := sorted({run.total.status for run in runs} - {schema.FINISHED}):
         notes.append(f"unfinished ({', '.join(statuses)}): score and cost so far")
-    if silent := [str(run.record.seed) for run in runs if not run.evals]:
+    if silent := [str(run.record.seed) for run in runs if not len(run.evals)]:
         notes.append(f"not evaluated yet: seed {', '.join(silent)}")
     if repeats:
         notes.append(f"run again with the same seed, not pooled: {', '.join(run.id for run in repeats)}")
