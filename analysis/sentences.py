@@ -13,6 +13,7 @@ SOURCE_NAMES = {
 }  # fmt: skip
 THRESHOLD_NAMES = {
     "reward_threshold": "threshold", "half_threshold": "half the threshold", "human": "human score", "half_human": "half-way to human",
+    "common": "best score that all reached",
 }  # fmt: skip
 
 
@@ -122,6 +123,25 @@ def energy_spread(energy: dict[str, Any]) -> str:
     if energy["kwh"] is None:
         return "no source has a number"
     return units.energy_range(energy["low_kwh"] * convert.JOULES_PER_KWH, energy["high_kwh"] * convert.JOULES_PER_KWH)
+
+
+def all_runs(total: dict[str, Any]) -> str:
+    """Everything that was spent on an agent, lost work included."""
+    parts = [f"{units.count(total['frames'])} frames", f"{units.duration(total['wall_h'] * 3600)} of wall-clock time"]
+    parts.append("energy not known" if total["kwh"] is None else units.energy(total["kwh"] * convert.JOULES_PER_KWH))
+    if total["cost_usd"] is not None:
+        parts.append(units.money(total["cost_usd"]))
+    if total["lost_frames"]:
+        parts.append(f"{units.count(total['lost_frames'])} frames of lost work")
+    return ", ".join(parts)
+
+
+def frontier(entry: dict[str, Any], comparisons: list[dict[str, Any]]) -> str:
+    """Who is not dominated on the way to a score, and who never got there."""
+    labels = {c["id"]: c["label"] for c in comparisons}
+    best = join(labels[p["comparison"]] for p in entry["points"] if not p["dominated_by"])
+    text = f"To the {THRESHOLD_NAMES[entry['level']]} of {units.score(entry['score'])}, not dominated: {best}."
+    return f"{text} Not there: {join(labels[c] for c in entry['not_there'])}." if entry["not_there"] else text
 
 
 def setup(runs: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:

@@ -9,6 +9,9 @@ Units stand in the names. ``null`` is what is not known or does not apply; it is
     runs                one object a run folder
     comparisons         one object for runs of one environment and agent that may be pooled: same environment record (protocol
                         included), same agent settings, same budget, different seeds
+    environments        one object for each environment record: agents that may be compared, see docs/json.md
+    suites              one object for each protocol on which agents played the same games: statistics over games, see docs/json.md
+    landmarks           [{name, year, play_years, energy_kwh, flops, source}]: well-known systems
     left_out            [{id, reason}]: folders that hold a run.json and could not be read
 
 A run:
@@ -43,7 +46,7 @@ training ONE seed cost. ``total`` is the sum over everything that was spent, unf
     frames, steps, updates, human_play_h, human_play_reason, wall_h, gpu_h, cpu_h, flops, brain_h, cost_usd
     energy {kwh, low_kwh, high_kwh, method, grade, absent}
     frames_to_threshold {reward_threshold | half_threshold | human | half_human: {score, n_reached, n, frames, steps, human_play_h,
-                         kwh, low_kwh, high_kwh, flops, per_seed_frames}}
+                         wall_h, gpu_h, kwh, low_kwh, high_kwh, brain_h, cost_usd, flops, per_seed_frames}}
                                               at the first evaluation that reached it; median over seeds, one that never did
                                               counting as the most expensive
     total {frames, consumed_frames, lost_frames, human_play_h, wall_h, gpu_h, cpu_h, kwh, low_kwh, high_kwh, flops, cost_usd}
@@ -53,7 +56,7 @@ training ONE seed cost. ``total`` is the sum over everything that was spent, unf
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
@@ -62,7 +65,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from analysis import convert, statistics, tables
+from analysis import across, convert, curves, landmarks, published, statistics, tables
 from analysis.tables import LeftOut, Run
 from runs import schema
 
@@ -73,6 +76,7 @@ def summarise(runs: Sequence[Run], left_out: Sequence[LeftOut], price_usd_per_kw
     """The whole summary, plain data that JSON can hold. See the top of this file for its names."""
     comparisons = compare(runs, price_usd_per_kwh)
     of_run = {run_id: c["id"] for c in comparisons for run_id in [*c["runs"], *c["unfinished"], *c["repeats"]]}
+    seeds = curves.of_runs(runs)
     training = training_returns(runs)
     summary = {
         "schema": SUMMARY_SCHEMA,
@@ -81,10 +85,60 @@ def summarise(runs: Sequence[Run], left_out: Sequence[LeftOut], price_usd_per_kw
         "price_usd_per_kwh": price_usd_per_kwh,
         "runs": [_run(run, row, of_run[run.id], training.get(run.id), price_usd_per_kwh) for run, row in _with_rows(runs)],
         "comparisons": comparisons,
+        "environments": environments(runs, comparisons, seeds, price_usd_per_kwh),
+        "suites": across.suites(comparisons, env_records(runs, comparisons), seeds),
+        "landmarks": [asdict(landmark) for landmark in landmarks.landmarks()],
         "left_out": [asdict(entry) for entry in left_out],
     }
     finite: dict[str, Any] = _finite(summary)
     return finite
+
+
+def env_records(runs: Sequence[Run], comparisons: Sequence[dict[str, Any]]) -> dict[str, schema.EnvRecord]:
+    """The environment of each comparison, by its id."""
+    by_id = {run.id: run for run in runs}
+    return {c["id"]: by_id[c["runs"][0]].record.env for c in comparisons}
+
+
+def environments(
+    runs: Sequence[Run], comparisons: Sequence[dict[str, Any]], seeds: Mapping[str, curves.Seed], price: float | None
+) -> list[dict[str, Any]]:
+    """What agents on one environment record can be compared by. Scores under two protocols are never in one entry."""
+    by_id = {run.id: run for run in runs}
+    groups: dict[schema.EnvRecord, list[dict[str, Any]]] = {}
+    for c in comparisons:
+        groups.setdefault(by_id[c["runs"][0]].record.env, []).append(c)
+    return [_environment(env, members, by_id, seeds, price) for env, members in groups.items()]
+
+
+def _environment(
+    env: schema.EnvRecord,
+    comparisons: list[dict[str, Any]],
+    by_id: Mapping[str, Run],
+    seeds: Mapping[str, curves.Seed],
+    price: float | None,
+) -> dict[str, Any]:
+    scale = across.normaliser(env)
+    longest = max(c["frames"] for c in comparisons)
+    return {
+        "env": env.id, "protocol": env.protocol, "env_record": asdict(env), "comparisons": [c["id"] for c in comparisons],
+        "normalised": None if scale is None else dict(zip(("name", "zero", "one"), scale, strict=True)),
+        "equal_budgets": across.equal_budgets(comparisons, seeds), "frontier": _frontiers(comparisons, by_id, seeds, price),
+        "published": [asdict(each) for each in published.neighbours(env, longest)],
+    }  # fmt: skip
+
+
+def _frontiers(
+    comparisons: list[dict[str, Any]], by_id: Mapping[str, Run], seeds: Mapping[str, curves.Seed], price: float | None
+) -> list[dict[str, Any]]:
+    """The frontier for each level of the environment, and for the best score that every agent reached."""
+    levels = {
+        name: {c["id"]: c["frames_to_threshold"][name] for c in comparisons} for name in comparisons[0]["frames_to_threshold"]
+    }
+    if (common := across.common_score(comparisons, seeds)) is not None:
+        levels["common"] = {c["id"]: _reach([by_id[run] for run in c["runs"]], common, price) for c in comparisons}
+    made = [across.frontier(name, next(iter(reached.values()))["score"], reached) for name, reached in levels.items()]
+    return [entry for entry in made if entry is not None]
 
 
 def training_returns(runs: Sequence[Run], last: int = 100) -> dict[str, float]:
@@ -138,6 +192,7 @@ def _kwh(row: dict[str, Any]) -> dict[str, float | None]:
 
 
 def _energy_meaning(joules: float | None, price: float | None) -> dict[str, float | None]:
+    """What an energy means to a person: the one place where converters of joules enter the summary."""
     return {
         "brain_h": None if joules is None else convert.brain_h(joules),
         "cost_usd": convert.cost_usd(convert.kwh(joules), price),
@@ -202,7 +257,7 @@ def _compare(members: list[Run], comparison_id: str, differs: dict[str, Any], pr
         "wall_h": mean["wall_s"] / 3600, "gpu_h": mean["gpu_allocated_s"] / 3600, "cpu_h": mean["cpu_s"] / 3600,
         "flops": mean["flops"], **_energy_meaning(mean["joules"], price),
         "energy": _kwh(mean) | _pooled_method(runs),
-        "frames_to_threshold": {name: _reach(runs, score) for name, score in _thresholds(record.env).items()},
+        "frames_to_threshold": {name: _reach(runs, score, price) for name, score in _thresholds(record.env).items()},
         "total": _total(_aggregate(tables.runs_table(members), "sum"), price),
         "short_window": any(table["short_window"]), "notes": _notes(runs, unfinished, repeats),
     }  # fmt: skip
@@ -270,11 +325,13 @@ def _thresholds(env: schema.EnvRecord) -> dict[str, float]:
     return thresholds
 
 
-def _reach(runs: list[Run], score: float) -> dict[str, Any]:
+def _reach(runs: list[Run], score: float, price: float | None) -> dict[str, Any]:
     """What each seed had spent at its first evaluation that reached ``score``, and the median over seeds."""
-    evals = tables.evals_table(runs)
-    first = evals.filter(pl.col("score") >= score).group_by("seed", maintain_order=True).first()
-    by_seed = {row["seed"]: row for row in first.to_dicts()}
+    by_seed: dict[int, dict[str, Any]] = {}
+    for run in runs:
+        if len(first := tables.evals_table([run]).filter(pl.col("score") >= score).head(1)):
+            gpu_share = run.total.gpu_allocated_s / run.total.wall_s if run.total.wall_s else 0.0
+            by_seed[run.record.seed] = (row := first.row(0, named=True)) | {"gpu_s": row["wall_s"] * gpu_share}
     seeds = [run.record.seed for run in runs]
 
     def median(column: str) -> float | None:
@@ -282,10 +339,12 @@ def _reach(runs: list[Run], score: float) -> dict[str, Any]:
             return None
         return statistics.median_reached([by_seed[seed][column] if seed in by_seed else None for seed in seeds])
 
+    joules, wall_s, gpu_s = median("joules"), median("wall_s"), median("gpu_s")
     return {
         "score": score, "n_reached": len(by_seed), "n": len(seeds), "frames": median("frames"), "steps": median("steps"),
         "human_play_h": median("human_play_h"), "flops": median("flops"),
-        **_kwh({name: median(name) for name in ("joules", "low_j", "high_j")}),
+        "wall_h": None if wall_s is None else wall_s / 3600, "gpu_h": None if gpu_s is None else gpu_s / 3600,
+        **_kwh({"joules": joules, "low_j": median("low_j"), "high_j": median("high_j")}), **_energy_meaning(joules, price),
         "per_seed_frames": {str(seed): by_seed[seed]["frames"] if seed in by_seed else None for seed in seeds},
     }  # fmt: skip
 
