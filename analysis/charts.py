@@ -169,6 +169,8 @@ def learning_curves(
             alt.Y("y:Q"), x=alt.value(0), text="text:N"
         ),
     ]  # fmt: skip
+    if columns is not None:
+        layers = [layer for layer in layers if layer.data.values]
     return _page_wide(alt.LayerChart(layer=layers, height=320))
 
 
@@ -187,9 +189,17 @@ def frontier(entry: Mapping[str, Any], series: Mapping[str, Series], legend: boo
         scale=alt.Scale(domain=[s.label for s in looks], range=[s.color for s in looks]),
     )
     x = alt.X(
-        "frames:Q", title="Frames to reach it", scale=alt.Scale(type="log", padding=40), axis=alt.Axis(format="~s", tickCount=5)
+        "frames:Q",
+        title="Frames to reach it",
+        scale=alt.Scale(type="log", padding=60, nice=False),
+        axis=alt.Axis(format="~s", tickCount=5),
     )
-    y = alt.Y("kwh:Q", title="Energy (kWh)", scale=alt.Scale(type="log", padding=20), axis=alt.Axis(format="~g", tickCount=5))
+    y = alt.Y(
+        "kwh:Q",
+        title="Energy (kWh)",
+        scale=alt.Scale(type="log", padding=30, nice=False),
+        axis=alt.Axis(format="~g", tickCount=5),
+    )
     tooltip = [alt.Tooltip("agent:N", title="Agent"), alt.Tooltip("text:N", title="Needed"), alt.Tooltip("state:N", title="Is")]
     base = alt.Chart(alt.InlineData(values=points))
     layers = [
@@ -211,7 +221,9 @@ def profiles(suite: Mapping[str, Any], looks: Sequence[Series], legend: bool = F
     domain, shown = [s.label for s in looks], LEGEND if legend else None
     color = alt.Color("agent:N", legend=shown, scale=alt.Scale(domain=domain, range=[s.color for s in looks]))
     dash = alt.StrokeDash("agent:N", legend=shown, scale=alt.Scale(domain=domain, range=[s.dash for s in looks]))
-    x = alt.X("tau:Q", title=f"{suite['normalised'].capitalize()} score τ", scale=alt.Scale(nice=False))
+    x = alt.X(
+        "tau:Q", title=f"{suite['normalised'].capitalize()} score τ", scale=alt.Scale(nice=False), axis=alt.Axis(tickCount=8)
+    )
     share = "Share of runs with a score above τ"
     y = alt.Y("share:Q", title=share, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%"))
     tooltip = [alt.Tooltip("agent:N", title="Agent"), alt.Tooltip("tau:Q", title="τ", format=".3~r")] + [
@@ -220,7 +232,7 @@ def profiles(suite: Mapping[str, Any], looks: Sequence[Series], legend: bool = F
     base = alt.Chart(alt.InlineData(values=points))
     layers = [
         base.transform_filter("isValid(datum.low)")
-        .mark_area(opacity=0.15)
+        .mark_area(opacity=0.15, interpolate="step-after")
         .encode(x, alt.Y("low:Q", title=share), alt.Y2("high:Q"), color),
         base.mark_line(strokeWidth=2.5, interpolate="step-after").encode(x, y, color, dash),
         base.mark_point(filled=True, size=200, opacity=0).encode(x, y, color, tooltip=tooltip),
@@ -256,7 +268,7 @@ def intervals(
                 alt.X("x:Q", title=title, scale=scale)
             ),
         )
-    return _page_wide(alt.LayerChart(layer=layers, height=alt.Step(30)))
+    return _page_wide(alt.LayerChart(layer=layers, height=30 * len(values)))
 
 
 KINDS = {"yours": PALETTE[3], "a person": PALETTE[2], "landmark": PALETTE[0]}
@@ -282,7 +294,7 @@ def landmarks(entries: Sequence[Mapping[str, Any]], title: str, legend: bool = F
         base.mark_point(filled=True, size=130, opacity=1).encode(y, x, color, shape, tooltip=tooltip),
         base.mark_text(align="left", dx=10, fontSize=12, color="currentColor").encode(y, x, text="text:N"),
     ]
-    return _page_wide(alt.LayerChart(layer=layers, height=alt.Step(22)))
+    return _page_wide(alt.LayerChart(layer=layers, height=22 * len(ordered)))
 
 
 def _page_wide(chart: alt.LayerChart) -> alt.LayerChart:

@@ -94,6 +94,8 @@ def _energy(best: dict[str, Any]) -> str:
     text = f"Training one seed used {how} {units.energy(joules)} ({units.energy_range(low, high)})"
     if energy["absent"]:
         text += f", not counting {join(source_name(s) for s in energy['absent'])}, which has no number"
+    if best["cost_usd"] is not None:  # what else an energy means, such as its CO2, is said here
+        text += f", {units.money(best['cost_usd'])} of electricity at the price given"
     brain = units.duration(best["brain_h"] * 3600)
     return f"{text}; a human brain, at {convert.brain_power_w()[0]:g} W, runs on that for {brain}."
 
@@ -140,8 +142,8 @@ def frontier(entry: dict[str, Any], comparisons: list[dict[str, Any]]) -> str:
     """Who is not dominated on the way to a score, and who never got there."""
     labels = {c["id"]: c["label"] for c in comparisons}
     best = join(labels[p["comparison"]] for p in entry["points"] if not p["dominated_by"])
-    text = f"To the {THRESHOLD_NAMES[entry['level']]} of {units.score(entry['score'])}, not dominated: {best}."
-    return f"{text} Not there: {join(labels[c] for c in entry['not_there'])}." if entry["not_there"] else text
+    text = f"{THRESHOLD_NAMES[entry['level']].capitalize()} {units.score(entry['score'])}: not dominated {best}"
+    return f"{text}; not there {join(labels[c] for c in entry['not_there'])}." if entry["not_there"] else f"{text}."
 
 
 def setup(runs: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
