@@ -20,6 +20,18 @@ Comparison = dict[str, Any]
 PROFILE_POINTS = 41
 
 
+def label(agent: str, differs: Mapping[str, Any]) -> str:
+    """The agent's name with the settings in which it differs from others of that name."""
+    if not differs:
+        return agent
+    shown = ", ".join(f"{name.removeprefix('env.')} {_plain(value)}" for name, value in differs.items())
+    return f"{agent} ({shown})"
+
+
+def _plain(value: Any) -> str:
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def normaliser(env: EnvRecord) -> tuple[str, float, float] | None:
     """(name, score that counts 0, score that counts 1): of Atari random play and the human tester, of a control task nothing and the
     threshold. None where neither was published.
@@ -114,9 +126,12 @@ def _suite(
 ) -> dict[str, Any] | None:
     by_agent: dict[str, dict[str, Comparison]] = {}
     for c in members:
-        by_agent.setdefault(c["label"], {})[c["env"]] = c
+        own = {
+            name: value for name, value in c["differs"].items() if not name.startswith("env.")
+        }  # the protocol is the suite's
+        by_agent.setdefault(label(c["agent"], own), {})[c["env"]] = c
     games = _games(by_agent)
-    agents = [label for label, played in by_agent.items() if games <= played.keys()]
+    agents = [name for name, played in by_agent.items() if games <= played.keys()]
     if len(agents) < 2 or not games:
         return None
     ordered = sorted(games)
@@ -131,7 +146,7 @@ def _suite(
         "kind": kind, "protocol": protocol, "agents": agents, "games": ordered,
         "comparisons": {agent: [by_agent[agent][game]["id"] for game in ordered] for agent in agents},
         "frames": {game: entry["budget"] for game, entry in at.items() if entry},
-        "left_out": [f"{label}: did not play {', '.join(sorted(games - played.keys()))}" for label, played in by_agent.items() if label not in agents],
+        "left_out": [f"{name}: did not play {', '.join(sorted(games - played.keys()))}" for name, played in by_agent.items() if name not in agents],
         "improvement": _improvements(raw), **_aggregates(raw, scales),
     }  # fmt: skip
 

@@ -246,7 +246,7 @@ def _compare(members: list[Run], comparison_id: str, differs: dict[str, Any], pr
     table = tables.runs_table(runs)
     mean = _aggregate(table, "mean")
     return {
-        "id": comparison_id, "label": _label(record.agent, differs), "env": record.env.id, "agent": record.agent,
+        "id": comparison_id, "label": across.label(record.agent, differs), "env": record.env.id, "agent": record.agent,
         "protocol": record.env.protocol, "budget": record.budget, "differs": differs,
         "n_runs": len(runs), "seeds": [run.record.seed for run in runs], "runs": [run.id for run in runs],
         "finished": all(run.total.status == schema.FINISHED for run in runs),
@@ -356,17 +356,6 @@ def _total(total: dict[str, Any], price: float | None) -> dict[str, Any]:
         "gpu_h": total["gpu_allocated_s"] / 3600, "cpu_h": total["cpu_s"] / 3600, **_kwh(total), "flops": total["flops"],
         "cost_usd": convert.cost_usd(convert.kwh(total["joules"]), price),
     }  # fmt: skip
-
-
-def _label(agent: str, differs: dict[str, Any]) -> str:
-    if not differs:
-        return agent
-    shown = ", ".join(f"{name.removeprefix('env.')} {_plain(value)}" for name, value in differs.items())
-    return f"{agent} ({shown})"
-
-
-def _plain(value: Any) -> str:
-    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _notes(runs: list[Run], unfinished: list[Run], repeats: list[Run]) -> list[str]:
