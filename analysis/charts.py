@@ -170,8 +170,14 @@ def learning_curves(
         ),
     ]  # fmt: skip
     if columns is not None:
-        layers = [layer for layer in layers if layer.data.values]
+        layers = [layer for layer in layers if _has_rows(layer)]
     return _page_wide(alt.LayerChart(layer=layers, height=320))
+
+
+def _has_rows(layer: alt.Chart) -> bool:
+    """A layer without rows would have an axis without end: no single seeds, no levels, or no band where each game has one run."""
+    banded = layer.transform is not alt.Undefined
+    return any(not banded or row["low"] is not None for row in layer.data.values)
 
 
 def frontier(entry: Mapping[str, Any], series: Mapping[str, Series], legend: bool = False) -> alt.LayerChart:
@@ -237,7 +243,7 @@ def profiles(suite: Mapping[str, Any], looks: Sequence[Series], legend: bool = F
         base.mark_line(strokeWidth=2.5, interpolate="step-after").encode(x, y, color, dash),
         base.mark_point(filled=True, size=200, opacity=0).encode(x, y, color, tooltip=tooltip),
     ]
-    return _page_wide(alt.LayerChart(layer=layers, height=280))
+    return _page_wide(alt.LayerChart(layer=[layer for layer in layers if _has_rows(layer)], height=280))
 
 
 def intervals(
@@ -268,7 +274,7 @@ def intervals(
                 alt.X("x:Q", title=title, scale=scale)
             ),
         )
-    return _page_wide(alt.LayerChart(layer=layers, height=30 * len(values)))
+    return _page_wide(alt.LayerChart(layer=[layer for layer in layers if _has_rows(layer)], height=30 * len(values)))
 
 
 KINDS = {"yours": PALETTE[3], "a person": PALETTE[2], "landmark": PALETTE[0]}

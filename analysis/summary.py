@@ -1,6 +1,6 @@
 """The machine-readable summary of a set of run folders: what ``playmeter report --json`` writes.
 
-Units stand in the names. ``null`` is what is not known or does not apply; it is never written as 0.
+docs/json.md describes ``environments`` and ``suites``. Units stand in the names. ``null`` is what is not known or does not apply; it is never written as 0.
 
     schema              1; grows when a name changes its meaning
     playmeter           version, null where the package is not installed
