@@ -106,9 +106,13 @@ class Report:
     folders: Positional[tuple[Path, ...]] = (Path("results"),)
     """Run folders, or folders that hold some."""
     out: Path | None = None
-    """The page; report.html unless only --json is asked for."""
+    """The page; report.html unless only --json, --markdown or --figures is asked for."""
     json: str | None = None
-    """Write the machine-readable summary to this file, or to standard output with `-`."""
+    """Write the machine-readable summary (docs/json.md) to this file, or to standard output with `-`."""
+    markdown: Path | None = None
+    """Write the same content as Markdown, for a paper's appendix or a pull request."""
+    figures: Path | None = None
+    """Write every chart into this folder, as SVG, PNG and PDF."""
     price_usd_per_kwh: float | None = None
     """Your price of electricity, for the costs in money."""
 
@@ -424,10 +428,13 @@ def report_command(argv: Sequence[str]) -> int:
     from analysis.report import write_report
 
     asked: Report = parse(Report, argv, "report")
-    out = asked.out or (None if asked.json else Path("report.html"))
-    write_report(list(asked.folders), out, file_or_dash(asked.json), price_usd_per_kwh=asked.price_usd_per_kwh)
-    if out is not None:
-        print(f"report: {out}", file=sys.stderr if asked.json == "-" else sys.stdout)
+    others = {"summary": asked.json, "markdown": asked.markdown, "figures": asked.figures}
+    out = asked.out or (None if any(others.values()) else Path("report.html"))
+    json_out = file_or_dash(asked.json)
+    write_report(list(asked.folders), out, json_out, asked.price_usd_per_kwh, asked.markdown, asked.figures)
+    for name, path in ({"report": out} | others).items():
+        if path is not None and path != "-":
+            print(f"{name}: {path}", file=sys.stderr if asked.json == "-" else sys.stdout)
     return 0
 
 

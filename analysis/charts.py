@@ -1,53 +1,52 @@
-"""Learning curves in Altair, one Vega-Lite specification an axis, drawn without any network.
+"""Charts in Altair: one Vega-Lite specification serves the page, where the reader switches axes, and the figures for a paper.
 
-The seeds of a comparison are brought to common x values by linear interpolation between their evaluations, then the IQM (mean
-below 4 seeds) and its bootstrap band are taken at each x, point by point.
+A page draws learning curves from one specification a section and compact columns of numbers an axis; ``rows`` and the page's script
+unfold them in the same way.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import altair as alt
-import numpy as np
-import polars as pl
 
-from analysis import statistics
-from analysis.statistics import Floats
+from analysis import curves, units
+from analysis.curves import Curve, Line, Seed
 
 # Okabe & Ito's colour-blind safe palette, without the yellow that vanishes on white and the black that vanishes on dark.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 DASHES = ([1, 0], [7, 3], [2, 2])  # after six comparisons the colours return with another dash
-GRID_POINTS = 80
-CURVE_RESAMPLES = 500
+LEGEND = alt.Legend(title=None, orient="top", labelLimit=400, columns=3, symbolType="stroke", symbolSize=300)
+WIDTH = 720  # of a figure in a file; on a page charts are as wide as the page
 
 
 @dataclass(frozen=True)
 class Axis:
     """What the reader may put on the horizontal axis."""
 
-    column: str  # of the evals table
+    column: str  # a currency of analysis/curves.py
     name: str
-    units: tuple[tuple[float, str], ...]  # (size, unit), largest first: the first one below the largest value is used
+    units: tuple[tuple[float, float, str], ...]  # (smallest value for this unit, its size, unit), largest first
 
 
 AXES = (
-    Axis("steps", "Steps", ((1, "steps"),)),
-    Axis("frames", "Frames", ((1, "frames"),)),
-    Axis("human_play_h", "Human playtime", ((48, "days"), (2, "hours"), (2 / 60, "minutes"), (0, "seconds"))),
-    Axis("wall_s", "Wall-clock time", ((7200, "hours"), (120, "minutes"), (0, "seconds"))),
-    Axis("joules", "Energy", ((3.6e6, "kWh"), (36, "Wh"), (0, "J"))),
-    Axis("flops", "Compute", ((0, "model FLOPs"),)),
+    Axis("steps", "Steps", ((0, 1, "steps"),)),
+    Axis("frames", "Frames", ((0, 1, "frames"),)),
+    Axis(
+        "human_play_h",
+        "Human playtime",
+        ((48, 24, "days"), (2, 1, "hours"), (2 / 60, 1 / 60, "minutes"), (0, 1 / 3600, "seconds")),
+    ),
+    Axis("wall_s", "Wall-clock time", ((7200, 3600, "hours"), (120, 60, "minutes"), (0, 1, "seconds"))),
+    Axis("gpu_h", "GPU-hours", ((0, 1, "GPU-hours"),)),
+    Axis("joules", "Energy", ((3.6e6, 3.6e6, "kWh"), (36, 3600, "Wh"), (0, 1, "J"))),
+    Axis("flops", "Compute", ((0, 1, "model FLOPs"),)),
 )
-_SIZE: dict[str, dict[str, float]] = {
-    "human_play_h": {"days": 24, "hours": 1, "minutes": 1 / 60, "seconds": 1 / 3600},
-    "wall_s": {"hours": 3600, "minutes": 60, "seconds": 1},
-    "joules": {"kWh": 3.6e6, "Wh": 3600, "J": 1},
-}
 
 
 @dataclass(frozen=True)
@@ -66,108 +65,259 @@ def look(number: int) -> tuple[str, list[int]]:
     return PALETTE[number % len(PALETTE)], list(DASHES[number // len(PALETTE) % len(DASHES)])
 
 
-def usable_axes(evals: pl.DataFrame) -> list[Axis]:
-    """The axes that every evaluation has a value for, and that move."""
-    return [axis for axis in AXES if len(evals) and not evals[axis.column].null_count() and (evals[axis.column].max() or 0) > 0]  # type: ignore[operator]
+def usable_axes(seeds: Sequence[Seed]) -> list[Axis]:
+    """The axes that every run has a value for, and that move."""
+    return [
+        axis
+        for axis in AXES
+        if seeds and all(axis.column in seed for seed in seeds) and any(s[axis.column][-1] > 0 for s in seeds)
+    ]
 
 
-def _unit(axis: Axis, largest: float) -> tuple[float, str]:
-    """Divisor and name of the unit that fits the largest value."""
-    unit = next((name for floor, name in axis.units if largest >= floor), axis.units[-1][1])
-    return _SIZE.get(axis.column, {}).get(unit, 1), unit
-
-
-def _seed_curve(evals: pl.DataFrame, run: str, column: str) -> tuple[Floats, Floats]:
-    """x and score of one run, x strictly growing (of evaluations at one x the last counts)."""
-    rows = evals.filter(pl.col("run") == run).unique(column, keep="last").sort(column)
-    return rows[column].to_numpy().astype(float), rows["score"].to_numpy().astype(float)
-
-
-def curve(evals: pl.DataFrame, runs: Sequence[str], column: str) -> list[dict[str, Any]]:
-    """Centre and band over seeds at common x: rows of {x, score, low, high, n}; low and high are null with one seed.
-
-    The common x lie in the range that every run covers, so that the same seeds stand behind every point.
-    """
-    curves = [(x, y) for x, y in (_seed_curve(evals, run, column) for run in runs) if len(x)]
-    if not curves:
-        return []
-    grid = _grid([x for x, _ in curves])
-    scores = np.array([np.interp(grid, x, y) for x, y in curves]).T  # [T, S]
-    centre, band = statistics.iqm(scores), statistics.bootstrap_curve(scores, CURVE_RESAMPLES)
-    nothing = [None] * len(grid)
-    low, high = (nothing, nothing) if band is None else (band[0].tolist(), band[1].tolist())
-    columns = zip(grid.tolist(), centre.tolist(), low, high, strict=True)
-    return [{"x": x, "score": c, "low": lo, "high": hi, "n": len(curves)} for x, c, lo, hi in columns]
-
-
-def _grid(xs: list[Floats]) -> Floats:
-    """The evaluations' own x where all runs share them, else evenly spaced x over the range that all runs cover."""
-    if all(len(x) == len(xs[0]) and np.array_equal(x, xs[0]) for x in xs):
-        return xs[0]
-    start, end = max(x[0] for x in xs), min(x[-1] for x in xs)
-    return np.linspace(start, end, GRID_POINTS) if end > start else np.array([end])
-
-
-def learning_curves(evals: pl.DataFrame, series: Sequence[Series], axis: Axis, threshold: float | None) -> alt.LayerChart:
-    """Score against one axis: a line and a band a comparison, a thin line a seed, the threshold dashed."""
-    size, unit = _unit(axis, float(evals[axis.column].max()))  # type: ignore[arg-type]
-    centre = [row | {"agent": s.label} for s in series for row in curve(evals, s.runs, axis.column)]
-    seeds = [
-        {"x": x, "score": y, "agent": s.label, "run": run}
-        for s in series for run in [*s.runs, *s.others] if len(s.runs) + len(s.others) > 1
-        for x, y in zip(*(v.tolist() for v in _seed_curve(evals, run, axis.column)), strict=True)
+def axis_columns(
+    series: Sequence[Series], seeds: Mapping[str, Seed], axis: Axis, max_lines: int | None = None
+) -> dict[str, Any]:
+    """Everything that one axis shows, in columns: {title, centre: one {x, score, low, high, n} or null a series, seeds: [{s, run, x,
+    score}]}. Of the single seeds at most ``max_lines`` are drawn, the same number of each series."""
+    with_runs = [[run for run in [*s.runs, *s.others] if run in seeds] for s in series]
+    centre = [curves.curve([[curves.line(seeds[run], axis.column) for run in s.runs if run in seeds]]) for s in series]
+    each = None if max_lines is None else max_lines // len(series)
+    singles = [
+        (n, run, curves.thin(curves.line(seeds[run], axis.column)))
+        for n, runs in enumerate(with_runs) if len(runs) > 1 for run in runs[:each]
     ]  # fmt: skip
-    for row in [*centre, *seeds]:
-        row["x"] /= size
-    title = axis.name if axis.name.lower() == unit else f"{axis.name} ({unit})"
-    return _layers(_round(centre), _round(seeds), series, title, threshold)
+    return _columns(axis, centre, singles)
 
 
-def _round(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Six significant digits draw the same picture and halve the page."""
-    return [{name: float(f"{v:.6g}") if isinstance(v, float) else v for name, v in row.items()} for row in rows]
+def _columns(axis: Axis, centre: Sequence[Curve | None], singles: Sequence[tuple[int, str, Line]]) -> dict[str, Any]:
+    ends = [float(c.x[-1]) for c in centre if c is not None] + [float(x[-1]) for _, _, (x, _) in singles]
+    largest = max(ends, default=0.0)
+    _, size, unit = next((step for step in axis.units if largest >= step[0]), axis.units[-1])
+    return {
+        "title": axis.name if axis.name.lower() == unit.lower() else f"{axis.name} ({unit})",
+        "centre": [None if c is None else {
+            "x": short(c.x / size), "score": short(c.score), "low": None if c.low is None else short(c.low),
+            "high": None if c.high is None else short(c.high), "n": c.n} for c in centre],
+        "seeds": [{"s": n, "run": run, "x": short(x / size), "score": short(y)} for n, run, (x, y) in singles],
+    }  # fmt: skip
 
 
-def _layers(
-    centre: list[dict[str, Any]], seeds: list[dict[str, Any]], series: Sequence[Series], x_title: str, threshold: float | None
-) -> alt.LayerChart:
+def over_games(found: Mapping[str, Curve | None], axis: Axis) -> dict[str, Any]:
+    """The columns of curves that are pooled over games."""
+    return _columns(axis, list(found.values()), [])
+
+
+def short(values: Any) -> list[float | int]:
+    """Five significant digits draw the same picture and halve the page; whole numbers without a point."""
+    rounded = [float(f"{v:.5g}") for v in values.tolist()]
+    return [int(v) if v.is_integer() and abs(v) < 1e15 else v for v in rounded]
+
+
+def rows(columns: Mapping[str, Any], labels: Sequence[str], log: bool = False) -> dict[str, list[dict[str, Any]]]:
+    """The columns of an axis as the rows of a chart; on a log axis without what lies at 0."""
+    centre = [
+        {"x": c["x"][k], "score": c["score"][k], "agent": label, "n": c["n"]}
+        | {end: None if c[end] is None else c[end][k] for end in ("low", "high")}
+        for c, label in zip(columns["centre"], labels, strict=True) if c is not None for k in range(len(c["x"]))
+    ]  # fmt: skip
+    single = [
+        {"x": x, "score": y, "agent": labels[seed["s"]], "run": seed["run"]}
+        for seed in columns["seeds"] for x, y in zip(seed["x"], seed["score"], strict=True)
+    ]  # fmt: skip
+    return {name: [row for row in data if not log or row["x"] > 0] for name, data in (("centre", centre), ("seeds", single))}
+
+
+def learning_curves(
+    series: Sequence[Series], columns: Mapping[str, Any] | None, levels: Mapping[str, float], *,
+    y_title: str = "Evaluation score (mean return)", log: bool = False, legend: bool = False,
+) -> alt.LayerChart:  # fmt: skip
+    """Score against one axis: a line and a band a comparison, a thin line a seed, the levels worth reaching dashed.
+
+    Without ``columns`` the chart names its data (``centre``, ``seeds``, ``levels``) and the page's script fills them in.
+    """
+    data: dict[str, Any] = {
+        "centre": alt.NamedData("centre"),
+        "seeds": alt.NamedData("seeds"),
+        "levels": alt.NamedData("levels"),
+    }
+    if columns is not None:
+        inline = rows(columns, [s.label for s in series], log) | {
+            "levels": [{"y": v, "text": f"{k} {v:g}"} for k, v in levels.items()]
+        }
+        data = {name: alt.InlineData(values=values) for name, values in inline.items()}
     domain = [s.label for s in series]
-    color = alt.Color("agent:N", legend=None, scale=alt.Scale(domain=domain, range=[s.color for s in series]))
-    dash = alt.StrokeDash("agent:N", legend=None, scale=alt.Scale(domain=domain, range=[s.dash for s in series]))
-    x = alt.X("x:Q", title=x_title, axis=alt.Axis(format="~s", tickCount=6), scale=alt.Scale(nice=False))
-    y = alt.Y("score:Q", title="Score (mean return)", scale=alt.Scale(zero=False))
+    shown = LEGEND if legend else None
+    color = alt.Color("agent:N", legend=shown, scale=alt.Scale(domain=domain, range=[s.color for s in series]))
+    dash = alt.StrokeDash("agent:N", legend=shown, scale=alt.Scale(domain=domain, range=[s.dash for s in series]))
+    x_title = columns["title"] if columns is not None else "x"
+    scale = alt.Scale(type="log", nice=False) if log else alt.Scale(nice=False)
+    x = alt.X("x:Q", title=x_title, axis=alt.Axis(format="~s", tickCount=6), scale=scale)
+    y = alt.Y("score:Q", title=y_title, scale=alt.Scale(zero=False))
     tooltip = [
         alt.Tooltip("agent:N", title="Agent"), alt.Tooltip("x:Q", title=x_title, format=",.4~r"),
         alt.Tooltip("score:Q", title="Score", format=",.4~r"), alt.Tooltip("low:Q", title="95 % from", format=",.4~r"),
-        alt.Tooltip("high:Q", title="95 % to", format=",.4~r"), alt.Tooltip("n:Q", title="Seeds"),
+        alt.Tooltip("high:Q", title="95 % to", format=",.4~r"), alt.Tooltip("n:Q", title="Runs"),
     ]  # fmt: skip
-    lines = alt.Chart(alt.InlineData(values=centre))
-    layers: list[alt.Chart] = []
-    if any(row["low"] is not None for row in centre):
-        banded = lines.transform_filter("isValid(datum.low)")
-        layers.append(banded.mark_area(opacity=0.18).encode(x, alt.Y("low:Q"), alt.Y2("high:Q"), color))
-    if seeds:
-        single = alt.Chart(alt.InlineData(values=seeds)).mark_line(strokeWidth=1, opacity=0.3)
-        layers.append(single.encode(x, y, color, dash, detail="run:N"))
-    layers += [
-        lines.mark_line(strokeWidth=2.5).encode(x, y, color, dash),
-        lines.mark_point(filled=True, size=260, opacity=0).encode(x, y, color, tooltip=tooltip),
+    centre, level = alt.Chart(data["centre"]), alt.Chart(data["levels"])
+    layers = [
+        centre.transform_filter("isValid(datum.low)").mark_area(opacity=0.18).encode(x, alt.Y("low:Q", title=y_title), alt.Y2("high:Q"), color),
+        alt.Chart(data["seeds"]).mark_line(strokeWidth=1, opacity=0.3).encode(x, y, color, dash, detail="run:N"),
+        centre.mark_line(strokeWidth=2.5).encode(x, y, color, dash),
+        centre.mark_point(filled=True, size=260, opacity=0).encode(x, y, color, tooltip=tooltip),
+        level.mark_rule(strokeDash=[5, 4], color="currentColor", opacity=0.55).encode(alt.Y("y:Q")),
+        level.mark_text(align="left", dx=4, dy=-7, fontSize=12, color="currentColor", opacity=0.75).encode(
+            alt.Y("y:Q"), x=alt.value(0), text="text:N"
+        ),
+    ]  # fmt: skip
+    if columns is not None:
+        layers = [layer for layer in layers if _has_rows(layer)]
+    return _page_wide(alt.LayerChart(layer=layers, height=320))
+
+
+def _has_rows(layer: alt.Chart) -> bool:
+    """A layer without rows would have an axis without end: no single seeds, no levels, or no band where each game has one run."""
+    banded = layer.transform is not alt.Undefined
+    return any(not banded or row["low"] is not None for row in layer.data.values)
+
+
+def frontier(entry: Mapping[str, Any], series: Mapping[str, Series], legend: bool = False) -> alt.LayerChart:
+    """Samples against energy to reach one score, both log; ``series``: comparison id -> its look. Not dominated: filled."""
+    points = [
+        {"agent": series[p["comparison"]].label, "frames": p["frames"], "kwh": p["kwh"], "low": p["low_kwh"], "high": p["high_kwh"],
+         "state": "dominated" if p["dominated_by"] else "not dominated",
+         "text": f"{units.count(p['frames'])} frames, {units.energy(p['kwh'] * 3.6e6)} ({units.energy_range(p['low_kwh'] * 3.6e6, p['high_kwh'] * 3.6e6)})"}
+        for p in entry["points"]
+    ]  # fmt: skip
+    looks = [series[p["comparison"]] for p in entry["points"]]
+    color = alt.Color(
+        "agent:N",
+        legend=LEGEND if legend else None,
+        scale=alt.Scale(domain=[s.label for s in looks], range=[s.color for s in looks]),
+    )
+    x = alt.X(
+        "frames:Q",
+        title="Frames to reach it",
+        scale=alt.Scale(type="log", padding=60, nice=False),
+        axis=alt.Axis(format="~s", tickCount=5),
+    )
+    y = alt.Y(
+        "kwh:Q",
+        title="Energy (kWh)",
+        scale=alt.Scale(type="log", padding=30, nice=False),
+        axis=alt.Axis(format="~g", tickCount=5),
+    )
+    tooltip = [alt.Tooltip("agent:N", title="Agent"), alt.Tooltip("text:N", title="Needed"), alt.Tooltip("state:N", title="Is")]
+    base = alt.Chart(alt.InlineData(values=points))
+    layers = [
+        base.mark_rule(strokeWidth=2, opacity=0.5).encode(x, alt.Y("low:Q", title="Energy (kWh)"), alt.Y2("high:Q"), color),
+        base.mark_point(size=170, strokeWidth=2.5, opacity=1).encode(
+            x, y, color, tooltip=tooltip, fill=alt.condition("datum.state == 'not dominated'", color, alt.value("transparent"))
+        ),
+        base.mark_text(align="left", dx=12, fontSize=12, color="currentColor").encode(x, y, text="agent:N"),
     ]
-    if threshold is not None:
-        layers += _threshold_layers(threshold)
-    chart = alt.LayerChart(layer=layers, width="container", height=320)
-    return _styled(chart.properties(autosize=alt.AutoSizeParams(type="fit-x", contains="padding")))
+    return _page_wide(alt.LayerChart(layer=layers, height=300))
 
 
-def _threshold_layers(threshold: float) -> list[alt.Chart]:
-    base = alt.Chart(alt.InlineData(values=[{"threshold": threshold, "text": f"threshold {threshold:g}"}]))
-    y = alt.Y("threshold:Q")
-    return [
-        base.mark_rule(strokeDash=[5, 4], color="currentColor", opacity=0.55).encode(y),
-        base.mark_text(align="left", dx=4, dy=-7, fontSize=12, color="currentColor", opacity=0.75).encode(
-            y, x=alt.value(0), text="text:N"
+def profiles(suite: Mapping[str, Any], looks: Sequence[Series], legend: bool = False) -> alt.LayerChart:
+    """Share of runs that score more than tau, with its band."""
+    points = [
+        {"agent": agent, "tau": float(f"{tau:.5g}"), "share": p["share_above"][k], "low": p["low"] and p["low"][k], "high": p["high"] and p["high"][k]}
+        for agent, p in suite["profiles"]["agents"].items() for k, tau in enumerate(suite["profiles"]["tau"])
+    ]  # fmt: skip
+    domain, shown = [s.label for s in looks], LEGEND if legend else None
+    color = alt.Color("agent:N", legend=shown, scale=alt.Scale(domain=domain, range=[s.color for s in looks]))
+    dash = alt.StrokeDash("agent:N", legend=shown, scale=alt.Scale(domain=domain, range=[s.dash for s in looks]))
+    x = alt.X(
+        "tau:Q", title=f"{suite['normalised'].capitalize()} score τ", scale=alt.Scale(nice=False), axis=alt.Axis(tickCount=8)
+    )
+    share = "Share of runs with a score above τ"
+    y = alt.Y("share:Q", title=share, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%"))
+    tooltip = [alt.Tooltip("agent:N", title="Agent"), alt.Tooltip("tau:Q", title="τ", format=".3~r")] + [
+        alt.Tooltip(f"{name}:Q", title=title, format=".0%") for name, title in (("share", "Runs above"), ("low", "95 % from"), ("high", "95 % to"))
+    ]  # fmt: skip
+    base = alt.Chart(alt.InlineData(values=points))
+    layers = [
+        base.transform_filter("isValid(datum.low)")
+        .mark_area(opacity=0.15, interpolate="step-after")
+        .encode(x, alt.Y("low:Q", title=share), alt.Y2("high:Q"), color),
+        base.mark_line(strokeWidth=2.5, interpolate="step-after").encode(x, y, color, dash),
+        base.mark_point(filled=True, size=200, opacity=0).encode(x, y, color, tooltip=tooltip),
+    ]
+    return _page_wide(alt.LayerChart(layer=[layer for layer in layers if _has_rows(layer)], height=280))
+
+
+def intervals(
+    values: Sequence[Mapping[str, Any]], title: str, line_at: float | None = None, domain: list[float] | None = None
+) -> alt.LayerChart:
+    """One row a name: a point and its 95 % interval. ``values``: {name, value, low, high, color}."""
+    scale = alt.Scale(domain=domain) if domain else alt.Scale(zero=False, padding=12)
+    base = alt.Chart(alt.InlineData(values=[dict(v) for v in values]))
+    y = alt.Y("name:N", title=None, sort=None, axis=alt.Axis(labelLimit=260, ticks=False))
+    x = alt.X("value:Q", title=title, scale=scale)
+    color = alt.Color("color:N", scale=None, legend=None)
+    tooltip = [
+        alt.Tooltip("name:N", title=" "),
+        *(
+            alt.Tooltip(f"{k}:Q", title=t, format=".3~r")
+            for k, t in (("value", title), ("low", "95 % from"), ("high", "95 % to"))
         ),
     ]
+    layers = [
+        base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=6, opacity=0.35).encode(y, alt.X("low:Q", title=title, scale=scale), alt.X2("high:Q"), color),
+        base.mark_point(filled=True, size=130, opacity=1).encode(y, x, color, tooltip=tooltip),
+    ]  # fmt: skip
+    if line_at is not None:
+        rule = alt.Chart(alt.InlineData(values=[{"x": line_at}]))
+        layers.insert(
+            0,
+            rule.mark_rule(strokeDash=[5, 4], color="currentColor", opacity=0.55).encode(
+                alt.X("x:Q", title=title, scale=scale)
+            ),
+        )
+    return _page_wide(alt.LayerChart(layer=[layer for layer in layers if _has_rows(layer)], height=30 * len(values)))
+
+
+KINDS = {"yours": PALETTE[3], "a person": PALETTE[2], "landmark": PALETTE[0]}
+
+
+def landmarks(entries: Sequence[Mapping[str, Any]], title: str, legend: bool = False) -> alt.LayerChart:
+    """One dot a system on a log axis, smallest on top. ``entries``: {name, value, text, kind, source}."""
+    ordered = sorted(entries, key=lambda entry: float(entry["value"]))
+    base = alt.Chart(alt.InlineData(values=[dict(entry) for entry in ordered]))
+    y = alt.Y("name:N", title=None, sort=None, axis=alt.Axis(labelLimit=230, ticks=False, grid=True))
+    x = alt.X(
+        "value:Q",
+        title=title,
+        scale=alt.Scale(type="log", padding=70),
+        axis=alt.Axis(format=".0e", tickCount=6, labelOverlap=True),
+    )
+    color = alt.Color(
+        "kind:N", legend=LEGEND if legend else None, scale=alt.Scale(domain=list(KINDS), range=list(KINDS.values()))
+    )
+    shape = alt.Shape("kind:N", legend=None, scale=alt.Scale(domain=list(KINDS), range=["diamond", "square", "circle"]))
+    tooltip = [alt.Tooltip("name:N", title=" "), alt.Tooltip("text:N", title=title), alt.Tooltip("source:N", title="Source")]
+    layers = [
+        base.mark_point(filled=True, size=130, opacity=1).encode(y, x, color, shape, tooltip=tooltip),
+        base.mark_text(align="left", dx=10, fontSize=12, color="currentColor").encode(y, x, text="text:N"),
+    ]
+    return _page_wide(alt.LayerChart(layer=layers, height=22 * len(ordered)))
+
+
+def _page_wide(chart: alt.LayerChart) -> alt.LayerChart:
+    return _styled(chart.properties(width="container", autosize=alt.AutoSizeParams(type="fit-x", contains="padding")))
+
+
+def figure(chart: alt.LayerChart) -> dict[str, bytes]:
+    """The chart as files for a paper: ending -> content, black on white, as wide as a page."""
+    import vl_convert
+
+    spec = json.dumps(specification(chart) | {"width": WIDTH, "background": "white"}).replace("currentColor", "#1b1f24")
+    version = _vega_lite()
+    return {
+        "svg": vl_convert.vegalite_to_svg(spec, vl_version=version).encode(),
+        "png": vl_convert.vegalite_to_png(spec, vl_version=version, scale=2),
+        "pdf": vl_convert.vegalite_to_pdf(spec, vl_version=version),
+    }
 
 
 def _styled(chart: alt.LayerChart) -> alt.LayerChart:
@@ -188,6 +338,11 @@ def specification(chart: alt.LayerChart) -> dict[str, Any]:
     return spec
 
 
+def _vega_lite() -> str:
+    """The version of Vega-Lite that this Altair writes."""
+    return ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+
+
 @cache
 def javascript() -> str:
     """Vega, Vega-Lite and vega-embed in one script that sets ``window.vegaEmbed``, with the addresses in it made inert.
@@ -196,8 +351,7 @@ def javascript() -> str:
     """
     import vl_convert
 
-    version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])  # the Vega-Lite that this Altair writes
-    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=version)
+    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=_vega_lite())
     if "</script" in bundle.lower():
         raise RuntimeError("the chart library holds a closing script tag and cannot stand in a page")
     return re.sub(r"https?://(?!www\.w3\.org/)", "", bundle)

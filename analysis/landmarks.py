@@ -12,6 +12,13 @@ from analysis.convert.tables import rows
 
 ATARI_HZ = 60.0  # every game of the benchmarks is an NTSC one
 
+# The systems that a report sets beside its runs; `playmeter claims` and the table know more.
+FAMOUS = (
+    "DQN (2015)", "AlphaGo Lee", "AlphaGo Zero (40-day run)", "AlphaZero", "Rainbow", "R2D2", "OpenAI Five", "MuZero (Atari)",
+    "AlphaStar (January 2019 league)", "AlphaStar (Nature, final)", "NGU / Agent57 (51 games)", "Agent57 (Skiing)", "GPT-3", "EfficientZero",
+    "SPR", "BBF", "DreamerV3 (Atari 57)",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Landmark:

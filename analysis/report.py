@@ -1,4 +1,4 @@
-"""Run folders in, one self-contained HTML page and one JSON summary out."""
+"""Run folders in; out come one self-contained HTML page, a JSON summary, Markdown, and the charts as figures."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from typing import Any, Literal
 
 import jinja2
 
-from analysis import charts, convert, sentences, statistics, summary, tables, units
-from runs import schema
+from analysis import cells, charts, contents, convert, curves, sentences, statistics, summary, tables, units
 
 PROTOCOLS = {
     "control": "gymnasium's control task as registered",
@@ -34,55 +33,73 @@ def write_report(
     out: Path | None,
     json_out: Path | Literal["-"] | None,
     price_usd_per_kwh: float | None = None,
+    markdown: Path | None = None,
+    figures: Path | None = None,
 ) -> dict[str, Any]:
-    """Read the run folders at or below ``folders``; write the page to ``out`` and the summary to ``json_out`` ("-": standard
-    output), each where given. Returns the summary, see analysis/summary.py.
+    """Read the run folders at or below ``folders``; write the page to ``out``, the summary to ``json_out`` ("-": standard output), the
+    same content to ``markdown`` and every chart as SVG, PNG and PDF into the folder ``figures``, each where given. Returns the
+    summary, see docs/json.md.
 
     Raises ReportError where there is nothing to report or a file cannot be written; then no file was changed.
     """
-    _check(out, json_out, price_usd_per_kwh)
+    _check([path for path in (out, json_out, markdown) if isinstance(path, Path)], figures, price_usd_per_kwh)
     try:
         runs, left_out = tables.read_runs(folders)
     except tables.NoRunsError as error:
         raise ReportError(str(error)) from error
     result = summary.summarise(runs, left_out, price_usd_per_kwh)
-    files: dict[Path, str] = {}
-    if out is not None:
-        files[out] = page(runs, result)
+    files: dict[Path, bytes] = {}
     if isinstance(json_out, Path):
-        files[json_out] = _json(result)
-    _write(files)
+        files[json_out] = _json(result).encode()
+    if out is not None or markdown is not None or figures is not None:
+        content = contents.content(runs, result)
+        if out is not None:
+            files[out] = page(content, result).encode()
+        if markdown is not None:
+            files[markdown] = _render("report.md.j2", content, result).encode()
+        if figures is not None:
+            files |= {
+                figures / f"{name}.{ending}": data
+                for name, chart in content.figures()
+                for ending, data in charts.figure(chart).items()
+            }
+    write_files(files, figures)
     if json_out == "-":
         sys.stdout.write(_json(result))
     return result
 
 
-def _check(out: Path | None, json_out: Path | Literal["-"] | None, price: float | None) -> None:
+def _check(targets: Sequence[Path], figures: Path | None, price: float | None) -> None:
     if price is not None and not 0 <= price < float("inf"):
         raise ReportError(f"the price is {price} USD per kWh: give a number that is not negative")
-    targets = [path for path in (out, json_out) if isinstance(path, Path)]
-    if len(targets) == 2 and targets[0].resolve() == targets[1].resolve():
+    if len({path.resolve() for path in targets}) < len(targets):
         raise ReportError(f"{targets[0]} is named for the page and for the summary: give two files")
     for path in targets:
         if path.is_dir():
             raise ReportError(f"{path} is a folder: name a file in it, such as {path / 'report.html'}")
+    for path in [*targets, *([figures] if figures else [])]:
         if not path.parent.is_dir():
             raise ReportError(f"{path.parent} does not exist: make that folder first, or name a file elsewhere")
+    if figures is not None and figures.exists() and not figures.is_dir():
+        raise ReportError(f"{figures} is a file: name a folder for the figures")
 
 
 def _json(result: dict[str, Any]) -> str:
     return json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _write(files: dict[Path, str]) -> None:
+def write_files(files: dict[Path, bytes], folder: Path | None = None) -> None:
     """All of them or none: temporary files beside the targets first, then renamed into place."""
     ready: dict[Path, Path] = {}
+    path = folder or Path()
     try:
-        for path, text in files.items():
+        if folder is not None:
+            folder.mkdir(exist_ok=True)
+        for path, data in files.items():
             handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
             ready[path] = Path(name)
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
             ready[path].chmod(0o666 & ~_umask())
         for path, temporary in ready.items():
             os.replace(temporary, path)
@@ -99,46 +116,17 @@ def _umask() -> int:
     return mask
 
 
-def page(runs: Sequence[tables.Run], result: dict[str, Any]) -> str:
+def page(content: contents.Content, result: dict[str, Any]) -> str:
     """The HTML page of a summary, with everything it needs inside."""
+    return _render("report.html.j2", content, result, javascript=charts.javascript() if content.has_charts else "")
+
+
+def _render(template: str, content: contents.Content, result: dict[str, Any], **more: Any) -> str:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), autoescape=template.endswith(".html.j2"),
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    sections = _sections(runs, result["comparisons"])
-    has_curves = any(section["curves"] for section in sections)
-    return environment.get_template("report.html.j2").render(
-        summary=result, sections=sections, javascript=charts.javascript() if has_curves else "",
-        setup=sentences.setup(result["runs"]), protocols=PROTOCOLS, sources=convert.sources(), u=units, say=sentences,
-        joules_per_kwh=convert.JOULES_PER_KWH, brain_w=convert.brain_power_w(), min_iqm=statistics.IQM_MIN_RUNS,
+    return environment.get_template(template).render(
+        summary=result, content=content, setup=sentences.setup(result["runs"]), protocols=PROTOCOLS, sources=convert.sources(), u=units,
+        say=sentences, plain=cells.plain, brain_w=convert.brain_power_w(), min_iqm=statistics.IQM_MIN_RUNS, points=curves.GRID_POINTS, **more,
     )  # fmt: skip
-
-
-def _sections(runs: Sequence[tables.Run], comparisons: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One section an environment record: scores under two protocols never share a chart or a headline."""
-    by_id = {run.id: run for run in runs}
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for comparison in comparisons:
-        groups.setdefault(repr(by_id[comparison["runs"][0]].record.env), []).append(comparison)
-    return [_section(f"env{n}", by_id, members) for n, members in enumerate(groups.values())]
-
-
-def _section(name: str, by_id: dict[str, tables.Run], comparisons: list[dict[str, Any]]) -> dict[str, Any]:
-    env = by_id[comparisons[0]["runs"][0]].record.env
-    best = sentences.best_of(comparisons)
-    series = [
-        charts.Series(c["label"], c["runs"], c["unfinished"], *charts.look(number)) for number, c in enumerate(comparisons)
-    ]
-    return {
-        "name": name, "env": env, "headline": sentences.headline(comparisons, env), "tiles": sentences.tiles(best) if best else [],
-        "comparisons": list(zip(comparisons, series, strict=True)), "best": best, "curves": _curves(by_id, series, env),
-    }  # fmt: skip
-
-
-def _curves(by_id: dict[str, tables.Run], series: Sequence[charts.Series], env: schema.EnvRecord) -> dict[str, Any]:
-    """Axis name -> Vega-Lite specification, for the axes that these runs have numbers for."""
-    evals = tables.evals_table([by_id[run] for s in series for run in [*s.runs, *s.others]])
-    return {
-        axis.name: charts.specification(charts.learning_curves(evals, series, axis, env.reward_threshold))
-        for axis in charts.usable_axes(evals)
-    }

@@ -14,6 +14,7 @@ SOURCE_NAMES = {
 }  # fmt: skip
 THRESHOLD_NAMES = {
     "reward_threshold": "threshold", "half_threshold": "half the threshold", "human": "human score", "half_human": "half-way to human",
+    "common": "best score that all reached",
 }  # fmt: skip
 
 
@@ -97,6 +98,8 @@ def _energy(best: dict[str, Any]) -> str:
     text = f"Training one seed used {how} {energy_text(energy)} ({energy_spread(energy)})"
     if energy["absent"]:
         text += f", not counting {join(source_name(s) for s in energy['absent'])}, which has no number"
+    if best["cost_usd"] is not None:  # what else an energy means, such as its CO2, is said here
+        text += f", {units.money(best['cost_usd'])} of electricity at the price given"
     brain = units.duration(best["brain_h"] * 3600)
     return f"{text}; a human brain, at {convert.brain_power_w()[0]:g} W, runs on that for {brain}."
 
@@ -129,6 +132,25 @@ def energy_spread(energy: dict[str, Any]) -> str:
     if energy["low_kwh"] == energy["high_kwh"]:  # as an import reports it
         return "no interval known"
     return units.energy_range(energy["low_kwh"] * convert.JOULES_PER_KWH, energy["high_kwh"] * convert.JOULES_PER_KWH)
+
+
+def all_runs(total: dict[str, Any]) -> str:
+    """Everything that was spent on an agent, lost work included."""
+    parts = [f"{units.count(total['frames'])} frames", f"{units.duration(total['wall_h'] * 3600)} of wall-clock time"]
+    parts.append("energy not known" if total["kwh"] is None else units.energy(total["kwh"] * convert.JOULES_PER_KWH))
+    if total["cost_usd"] is not None:
+        parts.append(units.money(total["cost_usd"]))
+    if total["lost_frames"]:
+        parts.append(f"{units.count(total['lost_frames'])} frames of lost work")
+    return ", ".join(parts)
+
+
+def frontier(entry: dict[str, Any], comparisons: list[dict[str, Any]]) -> str:
+    """Who is not dominated on the way to a score, and who never got there."""
+    labels = {c["id"]: c["label"] for c in comparisons}
+    best = join(labels[p["comparison"]] for p in entry["points"] if not p["dominated_by"])
+    text = f"{THRESHOLD_NAMES[entry['level']].capitalize()} {units.score(entry['score'])}: not dominated {best}"
+    return f"{text}; not there {join(labels[c] for c in entry['not_there'])}." if entry["not_there"] else f"{text}."
 
 
 def setup(runs: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:

@@ -1,6 +1,6 @@
 """The machine-readable summary of a set of run folders: what ``playmeter report --json`` writes.
 
-Units stand in the names. ``null`` is what is not known or does not apply; it is never written as 0.
+docs/json.md describes ``environments`` and ``suites``. Units stand in the names. ``null`` is what is not known or does not apply; it is never written as 0.
 
     schema              1; grows when a name changes its meaning
     playmeter           version, null where the package is not installed
@@ -9,6 +9,9 @@ Units stand in the names. ``null`` is what is not known or does not apply; it is
     runs                one object a run folder
     comparisons         one object for runs of one environment and agent that may be pooled: same environment record (protocol
                         included), same agent settings, same budget, different seeds
+    environments        one object for each environment record: agents that may be compared, see docs/json.md
+    suites              one object for each protocol on which agents played the same games: statistics over games, see docs/json.md
+    landmarks           [{name, year, play_years, energy_kwh, flops, source}]: well-known systems
     left_out            [{id, reason}]: folders that hold a run.json and could not be read
 
 A run:
@@ -46,7 +49,7 @@ training ONE seed cost. ``total`` is the sum over everything that was spent, unf
     frames, steps, updates, human_play_h, human_play_reason, wall_h, gpu_h, cpu_h, flops, brain_h, cost_usd
     energy {kwh, low_kwh, high_kwh, method, grade, absent}
     frames_to_threshold {reward_threshold | half_threshold | human | half_human: {score, n_reached, n, frames, steps, human_play_h,
-                         kwh, low_kwh, high_kwh, flops, per_seed_frames}}
+                         wall_h, gpu_h, kwh, low_kwh, high_kwh, brain_h, cost_usd, flops, per_seed_frames}}
                                               at the first evaluation that reached it; median over seeds, one that never did
                                               counting as the most expensive
     total {frames, consumed_frames, lost_frames, human_play_h, wall_h, gpu_h, cpu_h, kwh, low_kwh, high_kwh, flops, cost_usd}
@@ -56,7 +59,7 @@ training ONE seed cost. ``total`` is the sum over everything that was spent, unf
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
@@ -65,14 +68,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from analysis import convert, statistics, tables
+from analysis import across, convert, curves, landmarks, published, statistics, tables
 from analysis.tables import LeftOut, Run
 from runs import schema
 
 SUMMARY_SCHEMA = 1
 
 # What scores that are no evaluations are called.
-RETURNS = {schema.TRAINING: "training returns", schema.UNKNOWN: "training or evaluation: not known"}
 SAME_LENGTH = 0.9  # runs of an unknown budget whose last scores lie further apart than this were not trained equally long
 
 
@@ -80,6 +82,7 @@ def summarise(runs: Sequence[Run], left_out: Sequence[LeftOut], price_usd_per_kw
     """The whole summary, plain data that JSON can hold. See the top of this file for its names."""
     comparisons = compare(runs, price_usd_per_kwh)
     of_run = {run_id: c["id"] for c in comparisons for run_id in [*c["runs"], *c["unfinished"], *c["repeats"]]}
+    seeds = curves.of_runs(runs)
     training = training_returns(runs)
     summary = {
         "schema": SUMMARY_SCHEMA,
@@ -88,10 +91,71 @@ def summarise(runs: Sequence[Run], left_out: Sequence[LeftOut], price_usd_per_kw
         "price_usd_per_kwh": price_usd_per_kwh,
         "runs": [_run(run, row, of_run[run.id], training.get(run.id), price_usd_per_kwh) for run, row in _with_rows(runs)],
         "comparisons": comparisons,
+        "environments": environments(runs, comparisons, seeds, price_usd_per_kwh),
+        "suites": across.suites(comparisons, env_records(runs, comparisons), seeds),
+        "landmarks": [
+            {
+                "name": it.system,
+                "year": it.year,
+                "play_years": it.play_years,
+                "energy_kwh": it.energy_kwh,
+                "flops": it.flop,
+                "source": it.source,
+            }
+            for it in landmarks.landmarks()
+            if it.system in landmarks.FAMOUS
+        ],
         "left_out": [asdict(entry) for entry in left_out],
     }
     finite: dict[str, Any] = _finite(summary)
     return finite
+
+
+def env_records(runs: Sequence[Run], comparisons: Sequence[dict[str, Any]]) -> dict[str, schema.EnvRecord]:
+    """The environment of each comparison, by its id."""
+    by_id = {run.id: run for run in runs}
+    return {c["id"]: by_id[c["runs"][0]].record.env for c in comparisons}
+
+
+def environments(
+    runs: Sequence[Run], comparisons: Sequence[dict[str, Any]], seeds: Mapping[str, curves.Seed], price: float | None
+) -> list[dict[str, Any]]:
+    """What agents on one environment record can be compared by. Scores under two protocols are never in one entry."""
+    by_id = {run.id: run for run in runs}
+    groups: dict[schema.EnvRecord, list[dict[str, Any]]] = {}
+    for c in comparisons:
+        groups.setdefault(by_id[c["runs"][0]].record.env, []).append(c)
+    return [_environment(env, members, by_id, seeds, price) for env, members in groups.items()]
+
+
+def _environment(
+    env: schema.EnvRecord,
+    comparisons: list[dict[str, Any]],
+    by_id: Mapping[str, Run],
+    seeds: Mapping[str, curves.Seed],
+    price: float | None,
+) -> dict[str, Any]:
+    scale = across.normaliser(env)
+    longest = max(c["frames"] or 0 for c in comparisons)
+    return {
+        "env": env.id, "protocol": env.protocol, "env_record": asdict(env), "comparisons": [c["id"] for c in comparisons],
+        "normalised": None if scale is None else dict(zip(("name", "zero", "one"), scale, strict=True)),
+        "equal_budgets": across.equal_budgets(comparisons, seeds), "frontier": _frontiers(comparisons, by_id, seeds, price),
+        "published": [asdict(each) for each in published.neighbours(env, longest)],
+    }  # fmt: skip
+
+
+def _frontiers(
+    comparisons: list[dict[str, Any]], by_id: Mapping[str, Run], seeds: Mapping[str, curves.Seed], price: float | None
+) -> list[dict[str, Any]]:
+    """The frontier for each level of the environment, and for the best score that every agent reached."""
+    levels = {
+        name: {c["id"]: c["frames_to_threshold"][name] for c in comparisons} for name in comparisons[0]["frames_to_threshold"]
+    }
+    if (common := across.common_score(comparisons, seeds)) is not None:
+        levels["common"] = {c["id"]: _reach([by_id[run] for run in c["runs"]], common, price) for c in comparisons}
+    made = [across.frontier(name, next(iter(reached.values()))["score"], reached) for name, reached in levels.items()]
+    return [entry for entry in made if entry is not None]
 
 
 def training_returns(runs: Sequence[Run], last: int = 100) -> dict[str, float]:
@@ -106,7 +170,7 @@ def _with_rows(runs: Sequence[Run]) -> list[tuple[Run, dict[str, Any]]]:
 
 def _run(run: Run, row: dict[str, Any], comparison: str, training: float | None, price: float | None) -> dict[str, Any]:
     record, total = run.record, run.total
-    last = run.evals[-1] if run.evals else None
+    last = run.evals.row(-1, named=True) if len(run.evals) else None
     return {
         "id": run.id, "agent": record.agent, "env": record.env.id, "protocol": record.env.protocol, "seed": record.seed,
         "share": record.share, "budget": record.budget, "status": total.status, "comparison": comparison,
@@ -121,7 +185,7 @@ def _run(run: Run, row: dict[str, Any], comparison: str, training: float | None,
         "peak_rss_bytes": total.peak_rss_bytes, "peak_cuda_bytes": total.peak_cuda_bytes,
         "peak_cuda_allocated_bytes": total.peak_cuda_allocated_bytes, "params_sha256": total.params_sha256,
         "returns": run.returns, "imported": record.imported,
-        "score": last.mean_return if last else None, "score_at_steps": last.steps if last else None,
+        "score": last["score"] if last else None, "score_at_steps": _whole(last["steps"]) if last else None,
         "training_return_last_100": training, "short_window": row["short_window"],
         "git_commit": record.git_commit, "versions": record.versions, "machine": record.machine, "device": record.device,
         "agent_config": record.agent_config, "env_record": asdict(record.env),
@@ -147,6 +211,7 @@ def _kwh(row: dict[str, Any]) -> dict[str, float | None]:
 
 
 def _energy_meaning(joules: float | None, price: float | None) -> dict[str, float | None]:
+    """What an energy means to a person: the one place where converters of joules enter the summary."""
     return {
         "brain_h": None if joules is None else convert.brain_h(joules),
         "cost_usd": convert.cost_usd(convert.kwh(joules), price),
@@ -210,7 +275,7 @@ def _compare(members: list[Run], comparison_id: str, differs: dict[str, Any], pr
     table = tables.runs_table(runs)
     mean = _aggregate(table, "mean")
     return {
-        "id": comparison_id, "label": _label(runs[0], differs), "env": record.env.id, "agent": record.agent,
+        "id": comparison_id, "label": across.label(record.agent, differs, runs[0].returns), "env": record.env.id, "agent": record.agent,
         "protocol": record.env.protocol, "budget": record.budget, "differs": differs,
         "n_runs": len(runs), "seeds": [run.record.seed for run in runs], "runs": [run.id for run in runs],
         "finished": all(run.total.status == schema.FINISHED for run in runs),
@@ -221,7 +286,7 @@ def _compare(members: list[Run], comparison_id: str, differs: dict[str, Any], pr
         "wall_h": convert.hours(mean["wall_s"]), "gpu_h": convert.hours(mean["gpu_allocated_s"]), "cpu_h": convert.hours(mean["cpu_s"]),
         "flops": mean["flops"], **_energy_meaning(mean["joules"], price),
         "energy": _kwh(mean) | _pooled_method(runs),
-        "frames_to_threshold": {name: _reach(runs, score) for name, score in _thresholds(record.env).items()},
+        "frames_to_threshold": {name: _reach(runs, score, price) for name, score in _thresholds(record.env).items()},
         "total": _total(_aggregate(tables.runs_table(members), "sum"), price),
         "short_window": any(table["short_window"]), "notes": _notes(runs, unfinished, repeats),
     }  # fmt: skip
@@ -259,8 +324,8 @@ def _pooled_method(runs: list[Run]) -> dict[str, Any]:
 
 def _score(runs: list[Run]) -> dict[str, Any]:
     """Mean return of the last evaluation, over seeds."""
-    last = {run.record.seed: run.evals[-1] for run in runs if run.evals}
-    values = np.array([line.mean_return for line in last.values()])
+    last = {run.record.seed: run.evals.row(-1, named=True) for run in runs if len(run.evals)}
+    values = np.array([line["score"] for line in last.values()])
     if not len(values):
         nothing = dict.fromkeys(["estimator", "iqm", "low", "high", "mean", "at_steps", "human_normalised"])
         return nothing | {"confidence": statistics.CONFIDENCE, "n": 0, "per_seed": {str(run.record.seed): None for run in runs}}
@@ -270,10 +335,14 @@ def _score(runs: list[Run]) -> dict[str, Any]:
         "estimator": statistics.estimator(len(values)), "iqm": centre, "mean": float(values.mean()),
         "low": interval.low if interval else None, "high": interval.high if interval else None,
         "confidence": statistics.CONFIDENCE, "n": len(values),
-        "per_seed": {str(run.record.seed): last[run.record.seed].mean_return if run.evals else None for run in runs},
-        "at_steps": _range([line.steps for line in last.values()]),
+        "per_seed": {str(run.record.seed): last[run.record.seed]["score"] if len(run.evals) else None for run in runs},
+        "at_steps": _range([_whole(line["steps"]) for line in last.values()]),
         "human_normalised": human.normalise(centre) if human else None,
     }  # fmt: skip
+
+
+def _whole(number: float | None) -> int | None:
+    return None if number is None else int(number)
 
 
 def _range(steps: list[int | None]) -> dict[str, int] | None:
@@ -294,11 +363,13 @@ def _thresholds(env: schema.EnvRecord) -> dict[str, float]:
     return thresholds
 
 
-def _reach(runs: list[Run], score: float) -> dict[str, Any]:
+def _reach(runs: list[Run], score: float, price: float | None) -> dict[str, Any]:
     """What each seed had spent at its first evaluation that reached ``score``, and the median over seeds."""
-    evals = tables.evals_table(runs)
-    first = evals.filter(pl.col("score") >= score).group_by("seed", maintain_order=True).first()
-    by_seed = {row["seed"]: row for row in first.to_dicts()}
+    by_seed: dict[int, dict[str, Any]] = {}
+    for run in runs:
+        if len(first := tables.evals_table([run]).filter(pl.col("score") >= score).head(1)):
+            row = first.row(0, named=True)
+            by_seed[run.record.seed] = row | {"gpu_s": _gpu_s(run, row["wall_s"])}
     seeds = [run.record.seed for run in runs]
 
     def median(column: str) -> float | None:
@@ -306,12 +377,21 @@ def _reach(runs: list[Run], score: float) -> dict[str, Any]:
             return None
         return statistics.median_reached([by_seed[seed][column] if seed in by_seed else None for seed in seeds])
 
+    joules, wall_s, gpu_s = median("joules"), median("wall_s"), median("gpu_s")
     return {
         "score": score, "n_reached": len(by_seed), "n": len(seeds), "frames": median("frames"), "steps": median("steps"),
         "human_play_h": median("human_play_h"), "flops": median("flops"),
-        **_kwh({name: median(name) for name in ("joules", "low_j", "high_j")}),
+        "wall_h": None if wall_s is None else wall_s / 3600, "gpu_h": None if gpu_s is None else gpu_s / 3600,
+        **_kwh({"joules": joules, "low_j": median("low_j"), "high_j": median("high_j")}), **_energy_meaning(joules, price),
         "per_seed_frames": {str(seed): by_seed[seed]["frames"] if seed in by_seed else None for seed in seeds},
     }  # fmt: skip
+
+
+def _gpu_s(run: Run, wall_s: float | None) -> float | None:
+    """GPU time after ``wall_s`` seconds, allocated evenly over the run."""
+    total = run.total
+    known = wall_s is not None and total.gpu_allocated_s is not None and total.wall_s
+    return wall_s * total.gpu_allocated_s / total.wall_s if known else None  # type: ignore[operator]
 
 
 def _total(total: dict[str, Any], price: float | None) -> dict[str, Any]:
@@ -323,24 +403,6 @@ def _total(total: dict[str, Any], price: float | None) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _label(run: Run, differs: dict[str, Any]) -> str:
-    """The agent's name with what sets it apart. Scores that are no evaluations are always named as what they are."""
-    shown = [_difference(name, value) for name, value in differs.items() if name != "returns"]
-    if run.returns != schema.EVALUATION:
-        shown.append(RETURNS[run.returns])
-    return f"{run.record.agent} ({', '.join(shown)})" if shown else run.record.agent
-
-
-def _difference(name: str, value: Any) -> str:
-    if name == "imported":
-        return "trained by playmeter" if value is None else f"imported from {value}"
-    return f"{name.removeprefix('env.')} {_plain(value)}"
-
-
-def _plain(value: Any) -> str:
-    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
 def _notes(runs: list[Run], unfinished: list[Run], repeats: list[Run]) -> list[str]:
     """What a reader must know before comparing."""
     notes = []
@@ -349,7 +411,7 @@ def _notes(runs: list[Run], unfinished: list[Run], repeats: list[Run]) -> list[s
     if any(schema.REPORTED in run.total.energy for run in runs):
         notes.append("energy as reported by whoever ran it: neither its source nor its interval is known")
     if runs[0].returns != schema.EVALUATION:
-        notes.append(f"score: {RETURNS[runs[0].returns]}")
+        notes.append(f"score: {across.RETURNS[runs[0].returns]}")
     if lengths := _unequal_lengths(runs):
         notes.append(lengths)
     if unfinished:
@@ -357,7 +419,7 @@ def _notes(runs: list[Run], unfinished: list[Run], repeats: list[Run]) -> list[s
         notes.append(f"unfinished, in the curves but not in score and cost: seed {named}")
     elif statuses := sorted({run.total.status for run in runs} - {schema.FINISHED}):
         notes.append(f"unfinished ({', '.join(statuses)}): score and cost so far")
-    if silent := [str(run.record.seed) for run in runs if not run.evals]:
+    if silent := [str(run.record.seed) for run in runs if not len(run.evals)]:
         notes.append(f"not evaluated yet: seed {', '.join(silent)}")
     if repeats:
         notes.append(f"run again with the same seed, not pooled: {', '.join(run.id for run in repeats)}")
@@ -374,7 +436,7 @@ def _notes(runs: list[Run], unfinished: list[Run], repeats: list[Run]) -> list[s
 
 def _unequal_lengths(runs: list[Run]) -> str | None:
     """Imports may not know their budget, and then runs of any length share a comparison."""
-    at = _range([run.evals[-1].steps for run in runs if run.evals])
+    at = _range([_whole(run.evals["steps"][-1]) for run in runs if len(run.evals)])
     if runs[0].record.budget != schema.UNKNOWN or at is None or at["min"] >= SAME_LENGTH * at["max"]:
         return None
     return f"trained unequally long: the last scores are at {at['min']:,} to {at['max']:,} steps"

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+import multiprocessing
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,8 @@ import polars as pl
 
 from analysis import convert
 from runs import schema
+
+MANY_FOLDERS = 200
 
 
 class NoRunsError(ValueError):
@@ -31,13 +36,9 @@ class Run:
     folder: Path
     record: schema.RunRecord
     total: schema.LedgerLine
-    evals: list[schema.EvalRecord]  # all of one kind: evaluations; only an import has others
+    returns: str  # what the scores are returns of: evaluation; only an import has others (training, unknown)
+    evals: pl.DataFrame  # evaluations by steps, see ``evals_table``
     episodes: pl.DataFrame  # training episodes, see ``episodes_table``
-
-    @property
-    def returns(self) -> str:
-        """What its scores are returns of: evaluation, training, or unknown."""
-        return self.evals[-1].kind if self.evals else schema.EVALUATION
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,11 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[Run], list[LeftOut]]:
     found = _find(folders)
     runs: list[Run] = []
     left_out: list[LeftOut] = []
-    for run_id, folder in sorted(zip(_short_ids(found), found, strict=True)):
+    for (run_id, folder), evals in _with_evals(sorted(zip(_short_ids(found), found, strict=True))):
         try:
-            runs.append(_read(run_id, folder))
+            if isinstance(evals, schema.SchemaError):
+                raise evals
+            runs.append(_read(run_id, folder, evals))
         except (schema.SchemaError, ValueError, TypeError, AttributeError) as error:
             left_out.append(LeftOut(run_id, _one_line(str(error).replace(f"{folder}/", ""))))
     if not runs:
@@ -80,24 +83,55 @@ def _find(folders: Sequence[Path]) -> list[Path]:
 
 def _short_ids(folders: Sequence[Path]) -> list[str]:
     """The last parts of each path, at least env/agent/seed, as many as tell the folders apart."""
+    longest = max(len(folder.parts) for folder in folders)
+    seen = {length: Counter(folder.parts[-length:] for folder in folders) for length in range(3, longest + 1)}
     ids: list[str] = []
     for folder in folders:
         for length in range(3, len(folder.parts) + 1):
             run_id = "/".join(folder.parts[-length:])
-            if sum(other.parts[-length:] == folder.parts[-length:] for other in folders) == 1:
+            if seen[length][folder.parts[-length:]] == 1:
                 break
         ids.append(run_id if len(folder.parts) > 3 else "/".join(folder.parts[1:]))
     return ids
 
 
-def _read(run_id: str, folder: Path) -> Run:
+Columns = dict[str, list[float | None]]
+Evals = tuple[Columns, str]  # and what the scores are returns of: all of one kind
+
+
+def _with_evals(named: list[tuple[str, Path]]) -> Iterator[tuple[tuple[str, Path], Evals | schema.SchemaError]]:
+    """The evaluations of each folder, or what is wrong with them. Checking a million lines takes all cores; a few runs need none of
+    that. The processes are forked and touch the standard library only, so that the threads of polars do not matter to them."""
+    folders = [folder for _, folder in named]
+    if len(folders) < MANY_FOLDERS or "fork" not in multiprocessing.get_all_start_methods():
+        yield from zip(named, map(_evals, folders), strict=True)
+        return
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("fork")) as pool:
+        yield from zip(named, pool.map(_evals, folders, chunksize=10), strict=True)
+
+
+def _evals(folder: Path) -> Evals | schema.SchemaError:
+    try:
+        lines = [line for line in schema.read_evals(folder) if line.returns]
+    except schema.SchemaError as error:
+        return error
+    columns: Columns = {name: [_float(getattr(line, name)) for line in lines] for name in _EVAL_COUNTERS}
+    columns |= {"score": [line.mean_return for line in lines], "games": [line.games or len(line.returns) for line in lines]}
+    return columns, lines[-1].kind if lines else schema.EVALUATION
+
+
+_EVAL_COUNTERS = ("steps", "frames", "wall_s", "joules", "low_j", "high_j", "flops")
+
+
+def _read(run_id: str, folder: Path, evals: Evals) -> Run:
     record = schema.read_run(folder)
     _check(record)
     lines = schema.read_ledger(folder) if (folder / schema.LEDGER_FILE).exists() else []
     if not lines:
         raise schema.SchemaError("has no ledger line yet")
-    evals = [line for line in schema.read_evals(folder) if line.returns]
-    return Run(run_id, folder, record, lines[-1], evals, _monitor(folder))
+    columns, returns = evals
+    table = pl.DataFrame(columns, schema_overrides={"games": pl.Int64} | dict.fromkeys([*_EVAL_COUNTERS, "score"], pl.Float64))
+    return Run(run_id, folder, record, lines[-1], returns, table.sort("steps", maintain_order=True), _monitor(folder))
 
 
 def _check(record: schema.RunRecord) -> None:
@@ -217,8 +251,9 @@ def _run_row(run: Run) -> dict[str, Any]:
 
 def evals_table(runs: Sequence[Run]) -> pl.DataFrame:
     """One row an evaluation: the mean return of its games, and every counter at that moment (lineage of the run)."""
-    rows = [_eval_row(run, line) for run in runs for line in run.evals]
-    return pl.DataFrame(rows, schema=_EVAL_COLUMNS).sort("run", "steps", maintain_order=True)
+    return pl.concat([pl.DataFrame(schema=_EVAL_COLUMNS), *(_evals_of(run) for run in runs)]).sort(
+        "run", "steps", maintain_order=True
+    )
 
 
 _EVAL_COLUMNS: dict[str, Any] = {
@@ -228,15 +263,13 @@ _EVAL_COLUMNS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def _eval_row(run: Run, line: schema.EvalRecord) -> dict[str, Any]:
-    known = energy_method(run) != schema.ABSENT
-    return {
-        "run": run.id, "key": comparison_key(run), "seed": run.record.seed, "score": line.mean_return, "games": line.games or len(line.returns),
-        "steps": _float(line.steps), "frames": _float(line.frames),
-        "human_play_h": convert.play_h(line.frames, run.record.env.frame_rate_hz), "wall_s": line.wall_s,
-        "joules": line.joules if known else None, "low_j": line.low_j if known else None, "high_j": line.high_j if known else None,
-        "flops": _float(line.flops),
-    }  # fmt: skip
+def _evals_of(run: Run) -> pl.DataFrame:
+    rate, unknown = run.record.env.frame_rate_hz, [] if energy_method(run) != schema.ABSENT else ["joules", "low_j", "high_j"]
+    return run.evals.with_columns(
+        pl.lit(run.id).alias("run"), pl.lit(comparison_key(run)).alias("key"), pl.lit(run.record.seed, pl.Int64).alias("seed"),
+        pl.lit(None if rate is None else convert.play_h(1, rate), pl.Float64).mul(pl.col("frames")).alias("human_play_h"),
+        *(pl.lit(None, pl.Float64).alias(name) for name in unknown),
+    ).select(list(_EVAL_COLUMNS))  # fmt: skip
 
 
 def _float(number: int | None) -> float | None:

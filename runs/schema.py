@@ -20,7 +20,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -205,7 +205,7 @@ class LedgerLine:
         return total_energy(self.energy).high_j
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class EvalRecord:
     """One score at a point of training: of an evaluation (full games, unclipped), or what an import has in its place.
 
@@ -266,7 +266,7 @@ def read_evals(folder: Path) -> list[EvalRecord]:
 
 def _read_sealed(path: Path, kind: type[Record]) -> list[Record]:
     try:
-        lines = path.read_bytes().split(b"\n")
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     except OSError as error:
         raise SchemaError(f"{path} cannot be read: {error}") from error
     records: list[Record] = []
@@ -276,7 +276,7 @@ def _read_sealed(path: Path, kind: type[Record]) -> list[Record]:
         try:
             raw = json.loads(line)
             sha = raw.pop("sha")
-            if sha != _checksum(raw):
+            if sha != _flat_checksum(line) and sha != _checksum(raw):
                 raise ValueError("its checksum does not match")
         except (ValueError, KeyError, AttributeError) as error:
             if not any(lines[number:]):  # the last one: the writer was cut off
@@ -286,8 +286,20 @@ def _read_sealed(path: Path, kind: type[Record]) -> list[Record]:
     return records
 
 
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode  # made once: a report checks a million lines
+
+
 def _checksum(body: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
+    return hashlib.sha256(_canonical(body).encode()).hexdigest()[:16]
+
+
+def _flat_checksum(line: str) -> str:
+    """The checksum of a line without nested records, from its own text: its pieces in sorted order, half the time of writing it again.
+
+    Of another line it is a number that matches nothing.
+    """
+    pieces = sorted(piece for piece in line[2:-1].split(',"') if not piece.startswith('sha":'))
+    return hashlib.sha256(('{"' + ',"'.join(pieces) + "}").encode()).hexdigest()[:16]
 
 
 _NESTED: dict[str, Any] = {"env": EnvRecord, "lineage": Counts, "consumed": Counts, "flops": Flops}
@@ -299,19 +311,18 @@ def _build(kind: type[Record], raw: Any, path: Path) -> Record:
         raise SchemaError(f"{path} is not a playmeter file: it has no schema number")
     if raw["schema"] > SCHEMA_VERSION:
         raise SchemaError(f"{path} has schema {raw['schema']}, this playmeter reads up to {SCHEMA_VERSION}: update playmeter")
-    unknown = set(raw) - {f.name for f in fields(kind)}
+    unknown = raw.keys() - kind.__dataclass_fields__.keys()
     if unknown:
         raise SchemaError(f"{path} has unknown fields: {', '.join(sorted(unknown))}")
     try:
-        values = {name: _nest(kind, name, value) for name, value in raw.items()}
-        return kind(**values)
+        if kind is EvalRecord:  # flat, and the only record that comes by the thousand
+            return kind(**raw)
+        return kind(**{name: _nest(name, value) for name, value in raw.items()})
     except (TypeError, AttributeError) as error:
         raise SchemaError(f"{path} lacks what a {kind.__name__} needs: {error}") from error
 
 
-def _nest(kind: type, name: str, value: Any) -> Any:
+def _nest(name: str, value: Any) -> Any:
     if name == "energy":
         return {source: Energy(**entry) for source, entry in value.items()}
-    if name == "flops" and kind is EvalRecord:
-        return value
     return _NESTED[name](**value) if name in _NESTED else value

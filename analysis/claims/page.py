@@ -42,7 +42,7 @@ def _write(asked: Sequence[tuple[Path | Literal["-"], str]]) -> None:
     if files := {target: text for target, text in asked if isinstance(target, Path)}:
         from analysis import report
 
-        report._write(files)
+        report.write_files({target: text.encode() for target, text in files.items()})
     for target, text in asked:
         if target == "-":
             sys.stdout.write(text)

@@ -1,3 +1,4 @@
+import csv
 import json
 import os
 import re
@@ -5,12 +6,15 @@ import shutil
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
+import playmeter
 from analysis import charts, report, sentences, summary, tables
 from analysis.report import ReportError, write_report
 from runs.schema import ESTIMATED, MEASURED, Energy
@@ -66,8 +70,8 @@ def test_one_chart_library_serves_every_chart(results, tmp_path):
     for env in (CARTPOLE, MOUNTAINCAR, BREAKOUT):
         write_run(results / env.id.replace("/", "-") / "dqn" / "seed0", env=env)
     page = page_of(results, tmp_path)
-    assert page.count("<script") == 2
-    assert page.count('class="chart"') == 3
+    assert page.count(charts.javascript()) == 1
+    assert page.count('class="chart"') == 4  # the curves of three environments, and the landmarks
 
 
 def test_hostile_names_are_text(results, tmp_path):
@@ -78,7 +82,7 @@ def test_hostile_names_are_text(results, tmp_path):
     page = page_of(results, tmp_path)
     assert "<script>alert" not in page
     assert "<img" not in body(page)
-    assert page.count("<script") == page.count("</script>") == 2
+    assert page.count("<script") == page.count("</script>") == 3
     assert "&lt;script&gt;alert(1)" in page
 
 
@@ -140,6 +144,75 @@ def test_runs_left_out_are_named_on_the_page(five_seeds, tmp_path):
     assert "CartPole-v1/dqn/seed2 has no ledger line yet" in page
 
 
+def test_folders_that_cannot_be_read_are_listed_with_the_reason_and_do_not_stop_the_report(five_seeds, tmp_path):
+    home = five_seeds / "CartPole-v1" / "dqn"
+    for name, content in (
+        ("newer", '{"schema": 99}'), ("foreign", '{"name": "of another program"}'), ("halfwritten", '{"agent": "dqn", "see'),
+        ("binary", b"\xff\xfe\x00"), ("list", "[]"),
+    ):  # fmt: skip
+        (home / name).mkdir()
+        (home / name / "run.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    text = text_of(page_of(five_seeds, tmp_path))
+    assert "5 folders were left out" in text
+    assert "dqn reached 300, the IQM of 5 seeds" in text
+    assert re.search(r"dqn/newer run.json has schema 99, this playmeter reads up to \d+: update playmeter", text)
+    assert "dqn/foreign run.json is not a playmeter file" in text
+    assert "dqn/halfwritten run.json cannot be read" in text
+    assert "dqn/binary run.json cannot be read" in text
+    assert "dqn/list run.json is not a playmeter file" in text
+
+
+def test_markdown_and_figures_have_the_same_content(five_seeds, tmp_path):
+    for seed in range(5):
+        write_run(five_seeds / "CartPole-v1" / "c51" / f"seed{seed}", "c51 | <b>", seed=seed, scores=[40.0, 90.0])
+    write_report([five_seeds], None, None, markdown=tmp_path / "report.md", figures=tmp_path / "figures")
+    text = (tmp_path / "report.md").read_text()
+    assert "dqn reached 300, the IQM of 5 seeds" in text
+    assert "c51 \\| &lt;b&gt;" in text
+    assert "<b>" not in text
+    tables_in = [block for block in text.split("\n\n") if block.startswith("|")]
+    assert tables_in
+    for block in tables_in:  # each row has as many cells as the head
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
+    files = sorted((tmp_path / "figures").iterdir())
+    kinds = {"svg": b"<svg", "png": b"\x89PNG", "pdf": b"%PDF"}
+    assert {file.suffix[1:] for file in files} == set(kinds)
+    assert all(file.read_bytes().startswith(kinds[file.suffix[1:]]) for file in files)
+    names = {file.stem for file in files}
+    assert {
+        "cartpole-v1-control-frames",
+        "cartpole-v1-control-frontier-common",
+        "control-control-performance-profile",
+        "landmarks-energy",
+    } <= names
+    assert len(files) == 3 * len(names)
+    svg = (tmp_path / "figures" / "cartpole-v1-control-frames.svg").read_text()
+    assert "currentColor" not in svg
+    assert "dqn" in svg  # the legend
+
+
+def test_nothing_readable_ends_with_code_2(tmp_path, capsys):
+    (tmp_path / "newer").mkdir()
+    (tmp_path / "newer" / "run.json").write_text('{"schema": 99}')
+    assert playmeter.main(["report", str(tmp_path), "--out", str(tmp_path / "r.html")]) == 2
+    error = capsys.readouterr().err
+    assert "schema 99" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_a_published_figure_under_another_protocol_says_what_differs(results, tmp_path):
+    sticky = BREAKOUT.__class__(BREAKOUT.id, "atari", "sticky", 60.0, 4, None, 27000)
+    write_run(results / "b" / "dqn" / "seed0", env=sticky, steps=50_000_000, scores=[100.0])
+    published = write_report([results], None, None)["environments"][0]["published"]
+    differs = {entry["agent"]: entry["differs"] for entry in published}
+    assert differs["DQN (Nature 2015)"] == ("sticky actions",) or differs["DQN (Nature 2015)"] == ["sticky actions"]
+    assert list(differs["DQN (Dopamine, Nature CNN, TF)"]) == ["a training return, not an evaluation"]
+    assert list(differs["BBF"]) == ["sticky actions", "experience"]
+    assert list(differs["MR.Q"]) == ["experience"]
+    assert all(entry["source"] for entry in published)
+
+
 def test_unfinished_and_short_runs_are_marked(results, tmp_path):
     write_run(results / "e" / "dqn" / "seed0", status="running", wall_s=20.0, scores=[1.0])
     page = text_of(page_of(results, tmp_path))
@@ -171,7 +244,8 @@ def test_runs_without_evaluations_make_a_page_without_curves(results, tmp_path):
     (write_run(results / "e" / "dqn" / "seed0") / "evals.jsonl").unlink()
     page = page_of(results, tmp_path)
     assert "No run on CartPole-v1 has been evaluated yet." in page
-    assert "<script" not in page
+    assert 'class="chart"' not in page
+    assert "vegaEmbed" not in page
 
 
 def test_money_appears_only_with_a_price(five_seeds, tmp_path):
@@ -250,34 +324,117 @@ def wait_until(condition, seconds=20.0):
         time.sleep(0.05)
 
 
+def open_page(browser, results, tmp_path, **kwargs):
+    """Write the page, open it, wait until every chart is drawn."""
+    page_of(results, tmp_path, **kwargs)
+    browser.get((tmp_path / "page" / "report.html").as_uri())
+    drawn = browser.find_elements("css selector", ".chart")
+    wait_until(lambda: all(chart.get_attribute("data-shown") for chart in drawn))
+    return {chart.get_attribute("id"): chart for chart in drawn}
+
+
+def choose(browser, group, option, chart):
+    """Click an option as a reader does, and wait until the chart shows it."""
+    browser.execute_script(
+        "document.querySelector(`[data-group=${arguments[0]}] input[value='${arguments[1]}']`).click()", group, option
+    )
+    wait_until(lambda: option in (chart.get_attribute("data-shown") or "").split(" | "))
+
+
+def ticks(chart):
+    """The labels of the horizontal axis, in order."""
+    return [
+        label.text for label in chart.find_elements("css selector", ".role-axis-label")[0].find_elements("css selector", "text")
+    ]
+
+
+def assert_quiet_and_narrow(browser):
+    """Nothing on the console, nothing fetched, and no sideways scroll on a phone."""
+    assert browser.get_log("browser") == []
+    assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0
+    wide = "return [document.documentElement.scrollWidth, window.innerWidth]"
+    scroll, inner = browser.execute_script(wide)
+    assert scroll <= inner <= 500
+
+
 @pytest.mark.browser
 def test_the_page_draws_its_curves_offline_and_switches_the_axis(browser, results, tmp_path):
     for seed in range(3):
         write_run(results / "c" / "dqn" / f"seed{seed}", seed=seed)
         write_run(results / "m" / "dqn" / f"seed{seed}", env=MOUNTAINCAR, seed=seed)
-    page_of(results, tmp_path)
-    browser.get((tmp_path / "page" / "report.html").as_uri())
-    drawn = [browser.find_element("id", f"env{n}-chart") for n in range(2)]
-    wait_until(lambda: all(chart.get_attribute("data-axis") == "Steps" for chart in drawn))
-    assert all(len(chart.find_elements("css selector", "svg path")) > 5 for chart in drawn)
-    names = [box.get_attribute("value") for box in browser.find_elements("css selector", "[data-section=env0] input")]
-    assert names == [axis.name for axis in charts.AXES]
-    for name, title in [
-        ("Energy", "Energy (Wh)"),
-        ("Human playtime", "Human playtime (minutes)"),
-        ("Compute", "Compute (model FLOPs)"),
-    ]:
-        browser.execute_script(f"document.querySelector('[data-section=env0] input[value=\"{name}\"]').click()")
-        wait_until(lambda name=name: drawn[0].get_attribute("data-axis") == name)
-        assert title in drawn[0].text
-    assert drawn[1].get_attribute("data-axis") == "Steps"
-    webdriver.ActionChains(browser).move_to_element(drawn[1].find_elements("css selector", ".mark-symbol path")[-1]).perform()
-    wait_until(lambda: "Seeds" in browser.find_element("id", "vg-tooltip-element").text)
-    assert browser.execute_script("return document.documentElement.scrollWidth") <= browser.execute_script(
-        "return window.innerWidth"
-    )
-    assert browser.get_log("browser") == []
-    assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0
+    charts_of = open_page(browser, results, tmp_path)
+    cartpole, mountaincar = charts_of["env0-chart"], charts_of["env1-chart"]
+    assert all(len(chart.find_elements("css selector", "svg path")) > 5 for chart in (cartpole, mountaincar))
+    names = [box.get_attribute("value") for box in browser.find_elements("css selector", "[data-group=env0-axis] input")]
+    assert names == [axis.name for axis in charts.AXES if axis.name != "GPU-hours"]  # a CPU has none
+    for name, title in [("Energy", "Energy (Wh)"), ("Human playtime", "Human playtime (minutes)"), ("Frames", "Frames")]:
+        before = cartpole.find_element("css selector", "svg").get_attribute("outerHTML")
+        choose(browser, "env0-axis", name, cartpole)
+        assert title in cartpole.text
+        assert cartpole.find_element("css selector", "svg").get_attribute("outerHTML") != before
+    assert mountaincar.get_attribute("data-shown").startswith("Steps")
+    assert "10k" in ticks(cartpole)  # linear: even steps
+    choose(browser, "env0-scale", "log", cartpole)
+    line = cartpole.find_element("css selector", ".mark-line path").get_attribute("d")
+    x = [float(pair.split(",")[0]) for pair in re.split("[ML]", line) if pair]
+    gaps = [b - a for a, b in pairwise(x)]
+    assert gaps[0] > 5 * gaps[-1]  # log: of evaluations at even distances the first are furthest apart
+    choose(browser, "env0-score", "threshold-normalised", cartpole)
+    assert "threshold 1" in cartpole.text  # 475 counts 1
+    webdriver.ActionChains(browser).move_to_element(
+        mountaincar.find_elements("css selector", ".mark-symbol path")[-1]
+    ).perform()
+    wait_until(lambda: "Runs" in browser.find_element("id", "vg-tooltip-element").text)
+    assert "95 % from" in browser.find_element("id", "vg-tooltip-element").text
+    assert_quiet_and_narrow(browser)
+
+
+@pytest.mark.browser
+def test_a_click_on_a_heading_sorts_by_number_and_the_table_can_be_downloaded(browser, results, tmp_path):
+    for name, score in (("a", 9.0), ("b", 100.0), ("c", -20.0)):
+        for seed in range(2):
+            write_run(results / "e" / name / f"seed{seed}", name, seed=seed, scores=[1.0, score + seed])
+    (write_run(results / "e" / "d" / "seed0", "d") / "evals.jsonl").unlink()
+    open_page(browser, results, tmp_path)
+
+    def order():
+        return [row.text.split("\n")[0] for row in browser.find_elements("css selector", "#env0-agents tbody th")]
+
+    head = browser.find_elements("css selector", "#env0-agents thead button")[1]
+    assert order() == ["a", "b", "c", "d"]
+    browser.execute_script("arguments[0].click()", head)
+    assert order() == ["c", "a", "b", "d"]  # as text, 100.5 would stand before 9.5; the one that is not known is last
+    browser.execute_script("arguments[0].click()", head)
+    assert order() == ["b", "a", "c", "d"]
+    link = browser.find_element("css selector", "a[download='env0-agents.csv']").get_attribute("href")
+    rows = list(csv.DictReader(unquote(link.partition(",")[2]).splitlines()))
+    assert [row["Score"] for row in rows] == ["9.5", "100.5", "-19.5", ""]
+    assert float(rows[0]["Energy (kWh)"]) == pytest.approx(900 / 3.6e6)
+    assert (rows[0]["Score low"], rows[0]["Score high"]) == ("9.0", "10.0")
+    assert_quiet_and_narrow(browser)
+
+
+@pytest.mark.browser
+def test_two_agents_on_the_same_games_get_statistics_a_frontier_and_curves_over_games(browser, results, tmp_path):
+    pong = BREAKOUT.__class__("ALE/Pong-v5", "atari", "nature", 60.0, 4, None, 27000)
+    for seed in range(3):
+        for agent, gain in (("dqn", 1.0), ("rainbow", 2.0)):
+            write_run(results / "b" / agent / f"seed{seed}", agent, BREAKOUT, seed, scores=[2.0, 10 * gain + seed], device=GPU)
+            write_run(
+                results / "p" / agent / f"seed{seed}", agent, pong, seed, scores=[-20.0, -10 * (2 - gain) + seed], device=GPU
+            )
+    charts_of = open_page(browser, results, tmp_path)
+    assert {"env0-frontier", "suite0-chart", "suite0-statistics", "landmarks-chart"} <= set(charts_of)
+    for option in ("Optimality gap", "Probability of improvement"):
+        choose(browser, "suite0-statistics-option", option, charts_of["suite0-statistics"])
+    assert "dqn over rainbow" in charts_of["suite0-statistics"].text
+    choose(browser, "suite0-axis", "GPU-hours", charts_of["suite0-chart"])
+    choose(browser, "landmarks-option", "Energy", charts_of["landmarks-chart"])
+    assert "Human tester, practice on one game" in charts_of["landmarks-chart"].text
+    assert "Yours: rainbow, ALE/Breakout-v5" in charts_of["landmarks-chart"].text
+    browser.execute_script("document.querySelectorAll('details').forEach((d) => d.open = true)")
+    assert "DQN (Nature 2015)" in browser.find_element("id", "env0-published").text
+    assert_quiet_and_narrow(browser)
 
 
 @pytest.mark.browser
@@ -288,7 +445,7 @@ def test_hostile_names_run_nothing_in_the_browser(browser, results, tmp_path):
     write_run(results / "e" / "b" / "seed0", "dqn", env)
     page_of(results, tmp_path)
     browser.get((tmp_path / "page" / "report.html").as_uri())
-    wait_until(lambda: browser.find_element("id", "env0-chart").get_attribute("data-axis") == "Steps")
+    wait_until(lambda: all(c.get_attribute("data-shown") for c in browser.find_elements("css selector", ".chart")))
     assert browser.title.startswith("What learning cost")
     assert browser.get_log("browser") == []
 

@@ -1,0 +1,243 @@
+"""Agents against each other: scores at equal budgets, the frontier of samples and energy, statistics over games.
+
+All of it is plain data for the summary (docs/json.md names every field). ``seeds`` is ``curves.of_runs`` of all runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from analysis import convert, curves, statistics
+from analysis.curves import Seed
+from analysis.statistics import Floats
+from runs.schema import EVALUATION, TRAINING, UNKNOWN, EnvRecord
+
+Comparison = dict[str, Any]
+PROFILE_POINTS = 41
+
+
+RETURNS = {TRAINING: "training returns", UNKNOWN: "training or evaluation: not known"}
+
+
+def label(agent: str, differs: Mapping[str, Any], returns: str) -> str:
+    """The agent's name with what sets it apart. Scores that are no evaluations are always named as what they are."""
+    shown = [_difference(name, value) for name, value in differs.items() if name != "returns"]
+    if returns != EVALUATION:
+        shown.append(RETURNS[returns])
+    return f"{agent} ({', '.join(shown)})" if shown else agent
+
+
+def _difference(name: str, value: Any) -> str:
+    if name == "imported":
+        return "trained by playmeter" if value is None else f"imported from {value}"
+    return f"{name.removeprefix('env.')} {_plain(value)}"
+
+
+def _plain(value: Any) -> str:
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def normaliser(env: EnvRecord) -> tuple[str, float, float] | None:
+    """(name, score that counts 0, score that counts 1): of Atari random play and the human tester, of a control task nothing and the
+    threshold. None where neither was published.
+
+    Nothing is a score of 0, or, where every step costs 1 (the threshold is negative), the loss of a whole episode: -200 on MountainCar.
+    """
+    if human := convert.atari_scores(env.id):
+        return "human-normalised", human.random, human.human
+    if env.reward_threshold is None or (env.reward_threshold <= 0 and env.max_episode_steps is None):
+        return None
+    nothing = 0.0 if env.reward_threshold > 0 else -float(env.max_episode_steps or 0)
+    return "threshold-normalised", nothing, env.reward_threshold
+
+
+def centre(values: Sequence[float]) -> dict[str, Any]:
+    """IQM and interval of the scores of some seeds."""
+    scores = np.array(values)
+    interval = statistics.bootstrap_iqm([scores])
+    return {"iqm": float(statistics.iqm(scores)), **_ends(interval), "n": len(values)}
+
+
+def _ends(interval: statistics.Interval | None) -> dict[str, float | None]:
+    return {"low": interval.low if interval else None, "high": interval.high if interval else None}
+
+
+def equal_budgets(comparisons: Sequence[Comparison], seeds: Mapping[str, Seed]) -> dict[str, Any]:
+    """Currency -> the largest budget that every agent has spent on every seed, and each agent's score there."""
+    scored = [c for c in comparisons if all(run in seeds for run in c["runs"])]
+    budgets = {name: at_equal(scored, seeds, name) for name in curves.CURRENCIES[1:]} if scored else {}
+    return {name: entry for name, entry in budgets.items() if entry is not None}
+
+
+def at_equal(scored: Sequence[Comparison], seeds: Mapping[str, Seed], currency: str) -> dict[str, Any] | None:
+    """None where an agent has no number in that currency, or has spent nothing in it."""
+    lines = {c["id"]: [curves.line(seeds[run], currency) for run in c["runs"] if currency in seeds[run]] for c in scored}
+    if any(len(lines[c["id"]]) < len(c["runs"]) for c in scored):
+        return None
+    budget = min(x[-1] for each in lines.values() for x, _ in each)
+    values = {name: [curves.score_at(each, budget) for each in of] for name, of in lines.items()}
+    scores = {name: None if None in of else centre([v for v in of if v is not None]) for name, of in values.items()}
+    return {"budget": float(budget), "scores": scores} if budget > 0 else None
+
+
+def common_score(comparisons: Sequence[Comparison], seeds: Mapping[str, Seed]) -> float | None:
+    """The best score that more than half of the seeds of every agent reached at some evaluation."""
+    best = [sorted((float(seeds[run]["score"].max()) for run in c["runs"] if run in seeds), reverse=True) for c in comparisons]
+    reached = [
+        scores[len(c["runs"]) // 2] if len(scores) > len(c["runs"]) // 2 else None
+        for c, scores in zip(comparisons, best, strict=True)
+    ]
+    known = [score for score in reached if score is not None]
+    return min(known) if known and len(known) == len(comparisons) else None
+
+
+def frontier(name: str, score: float, reached: Mapping[str, dict[str, Any]]) -> dict[str, Any] | None:
+    """What it took each agent to reach one score, in samples and energy; ``reached``: comparison id -> its ``reach`` entry.
+
+    An agent is dominated if another needs no more of either and less of one. None where fewer than two got there with known energy.
+    """
+    points = [
+        {"comparison": c, "frames": r["frames"], **{key: r[key] for key in ("kwh", "low_kwh", "high_kwh")}}
+        for c, r in reached.items() if r["frames"] is not None and r["kwh"] is not None
+    ]  # fmt: skip
+    if len(points) < 2:
+        return None
+    for point in points:
+        point["dominated_by"] = [other["comparison"] for other in points if _dominates(other, point)]
+    return {
+        "level": name,
+        "score": score,
+        "points": points,
+        "not_there": [c for c, r in reached.items() if r["frames"] is None],
+    }
+
+
+def _dominates(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    return a["frames"] <= b["frames"] and a["kwh"] <= b["kwh"] and (a["frames"], a["kwh"]) != (b["frames"], b["kwh"])
+
+
+def suites(comparisons: Sequence[Comparison], envs: Mapping[str, EnvRecord], seeds: Mapping[str, Seed]) -> list[dict[str, Any]]:
+    """One entry a protocol on which two agents or more played the same games; ``envs``: comparison id -> environment."""
+    by_protocol: dict[tuple[str, str], list[Comparison]] = {}
+    for c in comparisons:
+        if c["score"]["iqm"] is not None and all(run in seeds for run in c["runs"]):
+            by_protocol.setdefault((envs[c["id"]].kind, c["protocol"]), []).append(c)
+    made = [_suite(kind, protocol, members, envs, seeds) for (kind, protocol), members in by_protocol.items()]
+    return [suite for suite in made if suite is not None]
+
+
+def _suite(
+    kind: str, protocol: str, members: list[Comparison], envs: Mapping[str, EnvRecord], seeds: Mapping[str, Seed]
+) -> dict[str, Any] | None:
+    by_agent: dict[str, dict[str, Comparison]] = {}
+    for c in members:
+        own = {
+            name: value for name, value in c["differs"].items() if not name.startswith("env.")
+        }  # the protocol is the suite's
+        by_agent.setdefault(label(c["agent"], own, c["returns"]), {})[c["env"]] = c
+    games = _games(by_agent)
+    agents = [name for name, played in by_agent.items() if games <= played.keys()]
+    if len(agents) < 2 or not games:
+        return None
+    ordered = sorted(games)
+    at = {game: at_equal([by_agent[agent][game] for agent in agents], seeds, "frames") for game in ordered}
+    if any(entry is None for entry in at.values()):
+        return None
+    raw = {agent: [_at(by_agent[agent][game], seeds, at[game]) for game in ordered] for agent in agents}
+    if any(scores is None for of in raw.values() for scores in of):
+        return None
+    scales = [normaliser(envs[by_agent[agents[0]][game]["id"]]) for game in ordered]
+    return {
+        "kind": kind, "protocol": protocol, "agents": agents, "games": ordered,
+        "comparisons": {agent: [by_agent[agent][game]["id"] for game in ordered] for agent in agents},
+        "frames": {game: entry["budget"] for game, entry in at.items() if entry},
+        "left_out": [f"{name}: did not play {', '.join(sorted(games - played.keys()))}" for name, played in by_agent.items() if name not in agents],
+        "improvement": _improvements(raw), **_aggregates(raw, scales),
+    }  # fmt: skip
+
+
+def _games(by_agent: Mapping[str, Mapping[str, Comparison]]) -> set[str]:
+    """The games on which most can be said: of the intersections of two agents' games, most agents times games."""
+    shared = [set(by_agent[a]) & set(by_agent[b]) for a, b in combinations(by_agent, 2)]
+    return max(
+        shared, key=lambda games: len(games) * sum(games <= played.keys() for played in by_agent.values()), default=set()
+    )
+
+
+def _at(comparison: Comparison, seeds: Mapping[str, Seed], entry: dict[str, Any] | None) -> Floats | None:
+    if entry is None:
+        return None
+    values = [curves.score_at(curves.line(seeds[run], "frames"), entry["budget"]) for run in comparison["runs"]]
+    return None if None in values else np.array(values, float)
+
+
+def _improvements(raw: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"x": x, "y": y, "probability": statistics.probability_of_improvement(raw[x], raw[y]),
+         **_ends(statistics.bootstrap_improvement(raw[x], raw[y]))}
+        for x, y in combinations(raw, 2)
+    ]  # fmt: skip
+
+
+def _aggregates(raw: Mapping[str, Any], scales: Sequence[tuple[str, float, float] | None]) -> dict[str, Any]:
+    """IQM, optimality gap and performance profile of normalised scores; null, with the reason, where a game has no scale."""
+    known = [scale for scale in scales if scale is not None]
+    if len(known) < len(scales):
+        return {
+            "normalised": None,
+            "why_not": "no reference score was published for these games",
+            "aggregates": None,
+            "profiles": None,
+        }
+    scores = {
+        agent: [(values - nothing) / (one - nothing) for values, (_, nothing, one) in zip(of, known, strict=True)]
+        for agent, of in raw.items()
+    }
+    everything = np.concatenate([values for of in scores.values() for values in of])
+    taus = np.linspace(min(0.0, float(everything.min())), max(1.0, float(np.quantile(everything, 0.98))), PROFILE_POINTS)
+    return {
+        "normalised": known[0][0], "why_not": None,
+        "aggregates": {agent: _aggregate(of) for agent, of in scores.items()},
+        "profiles": {"tau": taus.tolist(), "agents": {agent: _profile(of, taus) for agent, of in scores.items()}},
+    }  # fmt: skip
+
+
+def _aggregate(scores: Sequence[Floats]) -> dict[str, Any]:
+    pooled = np.concatenate(scores)
+    return {
+        "n_runs": len(pooled), "mean": float(np.mean([values.mean() for values in scores])),
+        "median": float(np.median([values.mean() for values in scores])),
+        "iqm": {"value": float(statistics.iqm(pooled)), **_ends(statistics.bootstrap_iqm(scores))},
+        "optimality_gap": {"value": statistics.optimality_gap(scores), **_ends(statistics.bootstrap_gap(scores))},
+    }  # fmt: skip
+
+
+def _profile(scores: Sequence[Floats], taus: Floats) -> dict[str, Any]:
+    band = statistics.bootstrap_profile(scores, taus, resamples=500)
+    low, high = (None, None) if band is None else (band[0].tolist(), band[1].tolist())
+    return {"share_above": statistics.performance_profile(scores, taus).tolist(), "low": low, "high": high}
+
+
+def suite_curves(
+    suite: Mapping[str, Any],
+    envs: Mapping[str, EnvRecord],
+    runs_of: Callable[[str], Sequence[str]],
+    seeds: Mapping[str, Seed],
+    column: str,
+) -> dict[str, curves.Curve | None]:
+    """Agent -> the IQM over its seeds and games of the normalised score, over one currency. Empty where the games have no scale."""
+    found: dict[str, curves.Curve | None] = {}
+    for agent, ids in suite["comparisons"].items():
+        games = []
+        for each in ids:
+            if (scale := normaliser(envs[each])) is None or any(column not in seeds[run] for run in runs_of(each)):
+                return {}
+            _, nothing, one = scale
+            lines = [curves.line(seeds[run], column) for run in runs_of(each)]
+            games.append([(x, (y - nothing) / (one - nothing)) for x, y in lines])
+        found[agent] = curves.curve(games)
+    return found
