@@ -180,7 +180,7 @@ def _graded(runs: list[dict[str, Any]]) -> str:
     counts = Counter(run["energy"]["grade"] for run in runs)
     graded = [f"{_runs(counts[grade])} of grade {grade} ({meaning})" for grade, meaning in GRADES.items() if counts[grade]]
     graded += [f"{_runs(counts[None])} without a number"] if counts[None] else []
-    short = sum(run["short_window"] for run in runs)
+    short = sum(bool(run["short_window"]) for run in runs)
     return ", ".join(graded) + (f"; short windows: {_runs(short)}" if short else "")
 
 
