@@ -154,15 +154,13 @@ class NvmlBoard:
             self._method = ESTIMATED
             return
         seconds = (now_ns - self._last_ns) / 1e9
-        if joules == self._last and seconds > STILL_S:  # no board draws nothing: an answer that tells nothing
-            self._method = ESTIMATED
-            say_once(self.notes, "the GPU's energy counter stood still")
-            return
-        if not 0 <= joules - self._last <= IMPOSSIBLE * self._limit_w * (seconds + 2 * EDGE_S):
+        still = joules == self._last and seconds > STILL_S  # no board draws nothing
+        if still or not 0 <= joules - self._last <= IMPOSSIBLE * self._limit_w * (seconds + 2 * EDGE_S):
             self._segments += 1
             self._gap_high_j += self._limit_w * seconds
             self._method = ESTIMATED
-            say_once(self.notes, "the GPU's energy counter was reset (driver reload?): the time around it is not counted")
+            what = "stood still" if still else "was reset (driver reload?)"
+            say_once(self.notes, f"the GPU's energy counter {what}: the time around it is not counted")
         else:
             self._ready_j += joules - self._last
             self._method = MEASURED if self._segments == 1 else ESTIMATED
