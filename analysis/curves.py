@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import polars as pl
 
 from analysis import statistics, tables
 from analysis.statistics import Floats
@@ -35,14 +36,16 @@ class Curve:
 
 
 def of_runs(runs: Sequence[tables.Run]) -> dict[str, Seed]:
-    """The evaluations of each run that has some, by run id."""
+    """The evaluations of each run that has some, by run id; of the energy its low and high too."""
     by_run = tables.evals_table(runs).partition_by("run", as_dict=True, maintain_order=True)
-    seeds = {run.id: by_run[run.id,] for run in runs if (run.id,) in by_run}
-    return {
-        run.id: {name: seeds[run.id][name].to_numpy() for name in ("score", *CURRENCIES) if name in seeds[run.id].columns
-                 and not seeds[run.id][name].null_count()} | _gpu(run, seeds[run.id]["wall_s"].to_numpy())
-        for run in runs if run.id in seeds
-    }  # fmt: skip
+    return {run.id: _seed(run, by_run[run.id,]) for run in runs if (run.id,) in by_run}
+
+
+def _seed(run: tables.Run, evals: pl.DataFrame) -> Seed:
+    known = [
+        name for name in ("score", *CURRENCIES, "low_j", "high_j") if name in evals.columns and not evals[name].null_count()
+    ]
+    return {name: evals[name].to_numpy() for name in known} | _gpu(run, evals["wall_s"].to_numpy())
 
 
 def _gpu(run: tables.Run, wall_s: Floats) -> Seed:

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,7 @@ def _with_evals(named: list[tuple[str, Path]]) -> Iterator[tuple[tuple[str, Path
 
 def _evals(folder: Path) -> Columns | schema.SchemaError:
     try:
-        lines = [line for line in schema.read_evals(folder) if line.returns]
+        lines = sorted((line for line in schema.read_evals(folder) if line.returns), key=attrgetter("steps"))
     except schema.SchemaError as error:
         return error
     columns = {name: [float(getattr(line, name)) for line in lines] for name in _EVAL_COUNTERS}
@@ -129,7 +130,7 @@ def _read(run_id: str, folder: Path, evals: Columns) -> Run:
     if not lines:
         raise schema.SchemaError("has no ledger line yet")
     table = pl.DataFrame(evals, schema_overrides={"games": pl.Int64} | dict.fromkeys([*_EVAL_COUNTERS, "score"], pl.Float64))
-    return Run(run_id, folder, record, lines[-1], table.sort("steps", maintain_order=True), _monitor(folder))
+    return Run(run_id, folder, record, lines[-1], table, _monitor(folder))
 
 
 def _check(record: schema.RunRecord) -> None:
