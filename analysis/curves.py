@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import polars as pl
 
-from analysis import statistics, tables
+from analysis import convert, statistics, tables
 from analysis.statistics import Floats
 
 GRID_POINTS = 60  # more than a chart on a page shows; a curve with more evaluations is thinned to that many
@@ -37,15 +36,22 @@ class Curve:
 
 def of_runs(runs: Sequence[tables.Run]) -> dict[str, Seed]:
     """The evaluations of each run that has some, by run id; of the energy its low and high too."""
-    by_run = tables.evals_table(runs).partition_by("run", as_dict=True, maintain_order=True)
-    return {run.id: _seed(run, by_run[run.id,]) for run in runs if (run.id,) in by_run}
+    return {run.id: _seed(run) for run in runs if len(run.evals)}
 
 
-def _seed(run: tables.Run, evals: pl.DataFrame) -> Seed:
+def _seed(run: tables.Run) -> Seed:
+    """The columns of ``tables.evals_table`` that have numbers, as arrays."""
     known = [
-        name for name in ("score", *CURRENCIES, "low_j", "high_j") if name in evals.columns and not evals[name].null_count()
+        "score",
+        "steps",
+        "frames",
+        "wall_s",
+        "flops",
+        *(["joules", "low_j", "high_j"] if tables.present_energy(run) else []),
     ]
-    return {name: evals[name].to_numpy() for name in known} | _gpu(run, evals["wall_s"].to_numpy())
+    seed = {name: run.evals[name].to_numpy() for name in known}
+    hour_a_frame = convert.play_h(1, run.record.env.frame_rate_hz)
+    return seed | ({} if hour_a_frame is None else {"human_play_h": seed["frames"] * hour_a_frame}) | _gpu(run, seed["wall_s"])
 
 
 def _gpu(run: tables.Run, wall_s: Floats) -> Seed:

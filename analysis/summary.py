@@ -143,8 +143,7 @@ def _frontiers(
 
 def training_returns(runs: Sequence[Run], last: int = 100) -> dict[str, float]:
     """Mean return of the last training episodes of each run that has any."""
-    means = tables.episodes_table(runs).group_by("run", maintain_order=True).agg(pl.col("r").tail(last).mean())
-    return dict(means.iter_rows())
+    return {run.id: float(run.episodes["r"].tail(last).mean()) for run in runs if len(run.episodes)}  # type: ignore[arg-type]
 
 
 def _with_rows(runs: Sequence[Run]) -> list[tuple[Run, dict[str, Any]]]:

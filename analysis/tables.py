@@ -129,7 +129,7 @@ def _read(run_id: str, folder: Path, evals: Columns) -> Run:
     lines = schema.read_ledger(folder) if (folder / schema.LEDGER_FILE).exists() else []
     if not lines:
         raise schema.SchemaError("has no ledger line yet")
-    table = pl.DataFrame(evals, schema_overrides={"games": pl.Int64} | dict.fromkeys([*_EVAL_COUNTERS, "score"], pl.Float64))
+    table = pl.DataFrame(evals, schema=dict.fromkeys([*_EVAL_COUNTERS, "score"], pl.Float64) | {"games": pl.Int64})
     return Run(run_id, folder, record, lines[-1], table, _monitor(folder))
 
 
