@@ -142,7 +142,7 @@ def frontier(entry: dict[str, Any], comparisons: list[dict[str, Any]]) -> str:
     """Who is not dominated on the way to a score, and who never got there."""
     labels = {c["id"]: c["label"] for c in comparisons}
     best = join(labels[p["comparison"]] for p in entry["points"] if not p["dominated_by"])
-    text = f"{THRESHOLD_NAMES[entry['level']].capitalize()} {units.score(entry['score'])}: not dominated {best}"
+    text = f"{THRESHOLD_NAMES[entry['level']].capitalize()} {units.score(entry['score'])}: nobody dominates {best}"
     return f"{text}; not there {join(labels[c] for c in entry['not_there'])}." if entry["not_there"] else f"{text}."
 
 
