@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import altair as alt
@@ -42,6 +43,7 @@ class Section:
     def curves_spec(self) -> dict[str, Any]:
         return charts.specification(charts.learning_curves(self.looks, None, self.levels))
 
+    @cached_property
     def frontier_specs(self) -> dict[str, dict[str, Any]]:
         return {level_name(entry): charts.specification(self.frontier(entry)) for entry in self.frontiers}
 
@@ -59,6 +61,7 @@ class Suite:
     axes: dict[str, dict[str, Any]]
     tables: dict[str, Table]
 
+    @cached_property
     def specs(self) -> dict[str, dict[str, Any]]:
         return {name: charts.specification(chart) for name, chart in self.charts().items()}
 
@@ -123,6 +126,7 @@ class Content:
             for name, (key, title, text) in asked.items()
         }  # fmt: skip
 
+    @cached_property
     def landmark_specs(self) -> dict[str, dict[str, Any]]:
         return {name: charts.specification(chart) for name, chart in self.landmark_charts().items()}
 

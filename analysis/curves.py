@@ -12,8 +12,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from analysis import statistics, tables
+from analysis import convert, statistics, tables
 from analysis.statistics import Floats
+from runs import schema
 
 GRID_POINTS = 60  # more than a chart on a page shows; a curve with more evaluations is thinned to that many
 CURVE_RESAMPLES = 300
@@ -35,14 +36,19 @@ class Curve:
 
 
 def of_runs(runs: Sequence[tables.Run]) -> dict[str, Seed]:
-    """The evaluations of each run that has some, by run id."""
-    by_run = tables.evals_table(runs).partition_by("run", as_dict=True, maintain_order=True)
-    seeds = {run.id: by_run[run.id,] for run in runs if (run.id,) in by_run}
-    return {
-        run.id: {name: seeds[run.id][name].to_numpy() for name in ("score", *CURRENCIES) if name in seeds[run.id].columns
-                 and not seeds[run.id][name].null_count()} | _gpu(run, seeds[run.id]["wall_s"].to_numpy())
-        for run in runs if run.id in seeds
-    }  # fmt: skip
+    """The evaluations of each run that has some, by run id; of the energy its low and high too."""
+    return {run.id: _seed(run) for run in runs if len(run.evals)}
+
+
+def _seed(run: tables.Run) -> Seed:
+    """The columns of ``tables.evals_table`` that have numbers, as arrays."""
+    energy = ["joules", "low_j", "high_j"] if tables.energy_method(run) != schema.ABSENT else []
+    known = [name for name in ("score", "steps", "frames", "wall_s", "flops", *energy) if not run.evals[name].null_count()]
+    seed = {name: run.evals[name].to_numpy() for name in known}
+    hour_a_frame = convert.play_h(1, run.record.env.frame_rate_hz)
+    if hour_a_frame is not None and "frames" in seed:
+        seed["human_play_h"] = seed["frames"] * hour_a_frame
+    return seed | (_gpu(run, seed["wall_s"]) if "wall_s" in seed else {})
 
 
 def _gpu(run: tables.Run, wall_s: Floats) -> Seed:

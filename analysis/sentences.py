@@ -136,7 +136,9 @@ def energy_spread(energy: dict[str, Any]) -> str:
 
 def all_runs(total: dict[str, Any]) -> str:
     """Everything that was spent on an agent, lost work included."""
-    parts = [f"{units.count(total['frames'])} frames", f"{units.duration(total['wall_h'] * 3600)} of wall-clock time"]
+    frames = "frames not counted" if total["frames"] is None else f"{units.count(total['frames'])} frames"
+    time = "an unknown time" if total["wall_h"] is None else units.duration(total["wall_h"] * 3600)
+    parts = [frames, f"{time} of wall-clock time"]
     parts.append("energy not known" if total["kwh"] is None else units.energy(total["kwh"] * convert.JOULES_PER_KWH))
     if total["cost_usd"] is not None:
         parts.append(units.money(total["cost_usd"]))
@@ -149,7 +151,7 @@ def frontier(entry: dict[str, Any], comparisons: list[dict[str, Any]]) -> str:
     """Who is not dominated on the way to a score, and who never got there."""
     labels = {c["id"]: c["label"] for c in comparisons}
     best = join(labels[p["comparison"]] for p in entry["points"] if not p["dominated_by"])
-    text = f"{THRESHOLD_NAMES[entry['level']].capitalize()} {units.score(entry['score'])}: not dominated {best}"
+    text = f"{THRESHOLD_NAMES[entry['level']].capitalize()} {units.score(entry['score'])}: nobody dominates {best}"
     return f"{text}; not there {join(labels[c] for c in entry['not_there'])}." if entry["not_there"] else f"{text}."
 
 

@@ -80,9 +80,9 @@ SAME_LENGTH = 0.9  # runs of an unknown budget whose last scores lie further apa
 
 def summarise(runs: Sequence[Run], left_out: Sequence[LeftOut], price_usd_per_kwh: float | None = None) -> dict[str, Any]:
     """The whole summary, plain data that JSON can hold. See the top of this file for its names."""
-    comparisons = compare(runs, price_usd_per_kwh)
-    of_run = {run_id: c["id"] for c in comparisons for run_id in [*c["runs"], *c["unfinished"], *c["repeats"]]}
     seeds = curves.of_runs(runs)
+    comparisons = compare(runs, seeds, price_usd_per_kwh)
+    of_run = {run_id: c["id"] for c in comparisons for run_id in [*c["runs"], *c["unfinished"], *c["repeats"]]}
     training = training_returns(runs)
     summary = {
         "schema": SUMMARY_SCHEMA,
@@ -153,15 +153,14 @@ def _frontiers(
         name: {c["id"]: c["frames_to_threshold"][name] for c in comparisons} for name in comparisons[0]["frames_to_threshold"]
     }
     if (common := across.common_score(comparisons, seeds)) is not None:
-        levels["common"] = {c["id"]: _reach([by_id[run] for run in c["runs"]], common, price) for c in comparisons}
+        levels["common"] = {c["id"]: _reach([by_id[run] for run in c["runs"]], common, seeds, price) for c in comparisons}
     made = [across.frontier(name, next(iter(reached.values()))["score"], reached) for name, reached in levels.items()]
     return [entry for entry in made if entry is not None]
 
 
 def training_returns(runs: Sequence[Run], last: int = 100) -> dict[str, float]:
     """Mean return of the last training episodes of each run that has any."""
-    means = tables.episodes_table(runs).group_by("run", maintain_order=True).agg(pl.col("r").tail(last).mean())
-    return dict(means.iter_rows())
+    return {run.id: float(run.episodes["r"].tail(last).mean()) for run in runs if len(run.episodes)}  # type: ignore[arg-type]
 
 
 def _with_rows(runs: Sequence[Run]) -> list[tuple[Run, dict[str, Any]]]:
@@ -235,11 +234,11 @@ def group(runs: Sequence[Run]) -> list[list[Run]]:
     return list(groups.values())
 
 
-def compare(runs: Sequence[Run], price: float | None = None) -> list[dict[str, Any]]:
+def compare(runs: Sequence[Run], seeds: Mapping[str, curves.Seed], price: float | None = None) -> list[dict[str, Any]]:
     groups = group(runs)
     differences = _differences([members[0] for members in groups])
     ids = _comparison_ids([members[0].record for members in groups])
-    return [_compare(*args, price) for args in zip(groups, ids, differences, strict=True)]
+    return [_compare(*args, seeds, price) for args in zip(groups, ids, differences, strict=True)]
 
 
 def _differences(runs: list[Run]) -> list[dict[str, Any]]:
@@ -269,7 +268,9 @@ def _comparison_ids(records: list[schema.RunRecord]) -> list[str]:
     return ids
 
 
-def _compare(members: list[Run], comparison_id: str, differs: dict[str, Any], price: float | None) -> dict[str, Any]:
+def _compare(
+    members: list[Run], comparison_id: str, differs: dict[str, Any], seeds: Mapping[str, curves.Seed], price: float | None
+) -> dict[str, Any]:
     runs, unfinished, repeats = _pool(members)
     record = runs[0].record
     table = tables.runs_table(runs)
@@ -286,7 +287,7 @@ def _compare(members: list[Run], comparison_id: str, differs: dict[str, Any], pr
         "wall_h": convert.hours(mean["wall_s"]), "gpu_h": convert.hours(mean["gpu_allocated_s"]), "cpu_h": convert.hours(mean["cpu_s"]),
         "flops": mean["flops"], **_energy_meaning(mean["joules"], price),
         "energy": _kwh(mean) | _pooled_method(runs),
-        "frames_to_threshold": {name: _reach(runs, score, price) for name, score in _thresholds(record.env).items()},
+        "frames_to_threshold": {name: _reach(runs, score, seeds, price) for name, score in _thresholds(record.env).items()},
         "total": _total(_aggregate(tables.runs_table(members), "sum"), price),
         "short_window": any(table["short_window"]), "notes": _notes(runs, unfinished, repeats),
     }  # fmt: skip
@@ -363,35 +364,27 @@ def _thresholds(env: schema.EnvRecord) -> dict[str, float]:
     return thresholds
 
 
-def _reach(runs: list[Run], score: float, price: float | None) -> dict[str, Any]:
+def _reach(runs: list[Run], score: float, all_seeds: Mapping[str, curves.Seed], price: float | None) -> dict[str, Any]:
     """What each seed had spent at its first evaluation that reached ``score``, and the median over seeds."""
-    by_seed: dict[int, dict[str, Any]] = {}
+    by_seed: dict[int, dict[str, float]] = {}
     for run in runs:
-        if len(first := tables.evals_table([run]).filter(pl.col("score") >= score).head(1)):
-            row = first.row(0, named=True)
-            by_seed[run.record.seed] = row | {"gpu_s": _gpu_s(run, row["wall_s"])}
+        if run.id in all_seeds and (reached := all_seeds[run.id]["score"] >= score).any():
+            by_seed[run.record.seed] = {name: float(values[reached.argmax()]) for name, values in all_seeds[run.id].items()}
     seeds = [run.record.seed for run in runs]
 
     def median(column: str) -> float | None:
-        if any(row[column] is None for row in by_seed.values()):
+        if any(column not in row for row in by_seed.values()):
             return None
         return statistics.median_reached([by_seed[seed][column] if seed in by_seed else None for seed in seeds])
 
-    joules, wall_s, gpu_s = median("joules"), median("wall_s"), median("gpu_s")
+    joules, wall_s = median("joules"), median("wall_s")
     return {
         "score": score, "n_reached": len(by_seed), "n": len(seeds), "frames": median("frames"), "steps": median("steps"),
         "human_play_h": median("human_play_h"), "flops": median("flops"),
-        "wall_h": None if wall_s is None else wall_s / 3600, "gpu_h": None if gpu_s is None else gpu_s / 3600,
+        "wall_h": None if wall_s is None else wall_s / 3600, "gpu_h": median("gpu_h"),
         **_kwh({"joules": joules, "low_j": median("low_j"), "high_j": median("high_j")}), **_energy_meaning(joules, price),
-        "per_seed_frames": {str(seed): by_seed[seed]["frames"] if seed in by_seed else None for seed in seeds},
+        "per_seed_frames": {str(seed): by_seed.get(seed, {}).get("frames") for seed in seeds},
     }  # fmt: skip
-
-
-def _gpu_s(run: Run, wall_s: float | None) -> float | None:
-    """GPU time after ``wall_s`` seconds, allocated evenly over the run."""
-    total = run.total
-    known = wall_s is not None and total.gpu_allocated_s is not None and total.wall_s
-    return wall_s * total.gpu_allocated_s / total.wall_s if known else None  # type: ignore[operator]
 
 
 def _total(total: dict[str, Any], price: float | None) -> dict[str, Any]:

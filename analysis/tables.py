@@ -112,7 +112,7 @@ def _with_evals(named: list[tuple[str, Path]]) -> Iterator[tuple[tuple[str, Path
 
 def _evals(folder: Path) -> Evals | schema.SchemaError:
     try:
-        lines = [line for line in schema.read_evals(folder) if line.returns]
+        lines = sorted((line for line in schema.read_evals(folder) if line.returns), key=lambda line: line.steps or 0)
     except schema.SchemaError as error:
         return error
     columns: Columns = {name: [_float(getattr(line, name)) for line in lines] for name in _EVAL_COUNTERS}
@@ -130,8 +130,8 @@ def _read(run_id: str, folder: Path, evals: Evals) -> Run:
     if not lines:
         raise schema.SchemaError("has no ledger line yet")
     columns, returns = evals
-    table = pl.DataFrame(columns, schema_overrides={"games": pl.Int64} | dict.fromkeys([*_EVAL_COUNTERS, "score"], pl.Float64))
-    return Run(run_id, folder, record, lines[-1], returns, table.sort("steps", maintain_order=True), _monitor(folder))
+    table = pl.DataFrame(columns, schema=dict.fromkeys([*_EVAL_COUNTERS, "score"], pl.Float64) | {"games": pl.Int64})
+    return Run(run_id, folder, record, lines[-1], returns, table, _monitor(folder))
 
 
 def _check(record: schema.RunRecord) -> None:

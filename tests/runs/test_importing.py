@@ -18,7 +18,7 @@ from stable_baselines3.common.monitor import Monitor, load_results
 from torch.utils.tensorboard import SummaryWriter
 
 import playmeter
-from analysis import summary, tables
+from analysis import curves, summary, tables
 from runs import schema
 from runs.config import InputError
 from runs.folder import RunFolder
@@ -464,7 +464,7 @@ def test_an_import_twice_is_refused_and_names_the_first(capsys: pytest.CaptureFi
     assert playmeter.main([*arguments, "mine", "--again"]) == 0
     runs, _ = tables.read_runs([Path("results")])
     assert [run.id for run in runs] == ["CartPole-v1/mine/seed0", "CartPole-v1/mine/seed0-2"]
-    (comparison,) = summary.compare(runs)
+    (comparison,) = summary.compare(runs, curves.of_runs(runs))
     assert (comparison["n_runs"], len(comparison["repeats"])) == (1, 1), "the same seed again is no second seed"
 
 
@@ -475,11 +475,16 @@ def test_runs_without_a_seed_take_free_numbers() -> None:
         assert schema.read_run(folder).seed == number
 
 
+def compared() -> list[dict[str, Any]]:
+    runs, _ = tables.read_runs([Path("results")])
+    return summary.compare(runs, curves.of_runs(runs))
+
+
 def test_training_returns_are_never_pooled_with_evaluations_and_are_named() -> None:
     for number, returns in enumerate(["evaluation", "training", None]):
         path = Path(write(f"{number}.csv", f"steps,score\n1,{number}\n"))
         import_runs(ImportConfig(path, agent="mine", env="CartPole-v1", returns=returns, protocol="control"), [])
-    comparisons = summary.compare(tables.read_runs([Path("results")])[0])
+    comparisons = compared()
     assert [c["label"] for c in comparisons] == [
         "mine", "mine (training returns)", "mine (training or evaluation: not known)",
     ]  # fmt: skip
@@ -493,7 +498,7 @@ def test_an_import_beside_a_run_of_ours_with_the_same_name_is_another_agent() ->
     config = ImportConfig(path, agent="dqn", env="CartPole-v1", returns="evaluation", protocol="control")
     (folder,), _ = import_runs(config, [])
     assert folder.name == "seed0-2"
-    ours, theirs = summary.compare(tables.read_runs([Path("results")])[0])
+    ours, theirs = compared()
     assert [ours["label"], theirs["label"]] == ["dqn (trained by playmeter)", "dqn (imported from csv)"]
     assert (ours["differs"], theirs["differs"]) == ({"imported": None}, {"imported": "csv"})
     assert (ours["score"]["mean"], theirs["score"]["mean"]) == (400.0, 90.0)
@@ -505,7 +510,7 @@ def test_runs_of_an_unknown_budget_that_differ_in_length_say_so() -> None:
         rows = "".join(f"1,{length},{t}\n" for t, length in enumerate(lengths))
         write(f"logs/{name}/monitor.csv", f'#{{"t_start": 1.0, "env_id": "CartPole-v1"}}\nr,l,t\n{rows}')
     import_runs(ImportConfig(Path("logs"), agent="mine"), [])
-    (comparison,) = summary.compare(tables.read_runs([Path("results")])[0])
+    (comparison,) = compared()
     assert "trained unequally long: the last scores are at 20 to 310 steps" in comparison["notes"]
 
 
