@@ -21,7 +21,16 @@ from analysis.curves import Curve, Line, Seed
 # Okabe & Ito's colour-blind safe palette, without the yellow that vanishes on white and the black that vanishes on dark.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 DASHES = ([1, 0], [7, 3], [2, 2])  # after six comparisons the colours return with another dash
-LEGEND = alt.Legend(title=None, orient="top", labelLimit=400, columns=3, symbolType="stroke", symbolSize=300)
+LEGEND = alt.Legend(
+    title=None,
+    orient="top",
+    labelLimit=400,
+    columns=3,
+    symbolType="stroke",
+    symbolSize=300,
+    symbolOpacity=1,
+    symbolStrokeWidth=3,
+)
 WIDTH = 720  # of a figure in a file; on a page charts are as wide as the page
 
 

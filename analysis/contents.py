@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -131,7 +132,13 @@ class Content:
         return {name: charts.specification(chart) for name, chart in self.landmark_charts().items()}
 
     def figures(self) -> Iterator[tuple[str, alt.LayerChart]]:
-        """Every chart with a name for its file."""
+        """Every chart with a name for its file; names that differ only in signs get a number."""
+        taken: Counter[str] = Counter()
+        for name, chart in self._figures():
+            taken[name] += 1
+            yield (name if taken[name] == 1 else f"{name}-{taken[name]}"), chart
+
+    def _figures(self) -> Iterator[tuple[str, alt.LayerChart]]:
         for section in self.sections:
             base = _file_name(f"{section.env.id}-{section.env.protocol}")
             for axis, columns in section.axes.items():

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from urllib.parse import unquote
@@ -189,6 +190,14 @@ def test_markdown_and_figures_have_the_same_content(five_seeds, tmp_path):
     svg = (tmp_path / "figures" / "cartpole-v1-control-frames.svg").read_text()
     assert "currentColor" not in svg
     assert "dqn" in svg  # the legend
+
+
+def test_two_environments_of_one_name_have_their_own_figures(results, tmp_path):
+    for number, limit in enumerate((200, 500)):
+        write_run(results / str(limit) / "dqn" / "seed0", env=replace(CARTPOLE, max_episode_steps=limit), scores=[1.0 + number])
+    write_report([results], None, None, figures=tmp_path / "figures")
+    names = {file.stem for file in (tmp_path / "figures").iterdir()}
+    assert {"cartpole-v1-control-frames", "cartpole-v1-control-frames-2"} <= names
 
 
 def test_nothing_readable_ends_with_code_2(tmp_path, capsys):
