@@ -522,7 +522,7 @@ def test_the_page_keeps_protocols_apart_and_names_as_text() -> None:
         import_runs(ImportConfig(path, agent="<script>alert(1)<script>", env="CartPole-v1", protocol=protocol), [])
     write_report([Path("results")], Path("page.html"), None)
     text = Path("page.html").read_text()
-    assert text.count("<section id=") == 2 + 2, "one an environment and protocol, the runs, how it was measured"
+    assert text.count("<section id=") == 2 + 3, "one an environment and protocol, landmarks, the runs, how it was measured"
     assert "nobody said how the environment was played" in text
     assert "<script>alert" not in text
     assert "imported from csv" in text
