@@ -172,7 +172,7 @@ def learning_curves(
     layers = [
         centre.transform_filter("isValid(datum.low)").mark_area(opacity=0.18).encode(x, alt.Y("low:Q", title=y_title), alt.Y2("high:Q"), color),
         alt.Chart(data["seeds"]).mark_line(strokeWidth=1, opacity=0.3).encode(x, y, color, dash, detail="run:N"),
-        centre.mark_line(strokeWidth=2.5).encode(x, y, color, dash),
+        centre.mark_line(strokeWidth=2.5, point=alt.OverlayMarkDef(size=30)).encode(x, y, color, dash),  # points: one evaluation is no line
         centre.mark_point(filled=True, size=260, opacity=0).encode(x, y, color, tooltip=tooltip),
         level.mark_rule(strokeDash=[5, 4], color="currentColor", opacity=0.55).encode(alt.Y("y:Q")),
         level.mark_text(align="left", dx=4, dy=-7, fontSize=12, color="currentColor", opacity=0.75).encode(
