@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agents import priorities
+from agents.operators import take_rows
 from agents.priorities import Priorities
 from agents.update import Batch
 
@@ -255,23 +256,17 @@ def _stack(layout: ReplayLayout, storage: ReplayStorage, lane: Tensor, row: Tens
     back = torch.arange(layout.stack - 1, -1, -1, device=row.device)  # oldest first, as the environments stack
     reach = torch.minimum(back, age[..., None])  # how far back the episode goes
     index = torch.where(reach == 0, newest[..., None], (row[..., None] - reach) % layout.capacity)
-    obs = take_rows(frames, (lane * rows)[..., None] + index)
-    if layout.stack_padding == "zeros":
-        inside = (back <= age[..., None]).to(obs.dtype)
-        obs = obs * inside[(...,) + (None,) * len(layout.frame_shape)]
-    return obs
+    inside = back <= age[..., None]
+    keep = inside if layout.stack_padding == "zeros" else torch.ones_like(inside)
+    obs = take_rows(frames, (lane * rows)[..., None] + index, keep.to(frames.dtype))
+    return interleaved(obs) if layout.stack == 4 and layout.pixels and obs.device.type == "cpu" else obs
 
 
-@torch.library.custom_op("playmeter::take_rows", mutates_args=())
-def take_rows(table: Tensor, index: Tensor) -> Tensor:
-    """Rows of ``table`` [R, ...] at ``index`` [...]: one copy a row.
+def interleaved(obs: Tensor) -> Tensor:
+    """The same stacks [S, B, 4, H, W], uint8, laid out pixel by pixel (channels last), as convolutions on a CPU read them.
 
-    An operator of its own, because the compiler would fuse the gather into what reads it and compute the address of every pixel
-    anew: 50 ms instead of 1 ms for a batch of 32 stacks.
+    Put together as 32-bit words, which the compiler does with vector instructions; four bytes moved one by one take five times as long.
     """
-    return table.index_select(0, index.flatten()).view(*index.shape, *table.shape[1:])
-
-
-@take_rows.register_fake
-def _(table: Tensor, index: Tensor) -> Tensor:
-    return table.new_empty(*index.shape, *table.shape[1:])
+    planes = obs.int()
+    words = planes[:, :, 0] | planes[:, :, 1] << 8 | planes[:, :, 2] << 16 | planes[:, :, 3] << 24  # [S, B, H, W]
+    return words.view(torch.uint8).unflatten(-1, (-1, 4)).movedim(-1, 2)

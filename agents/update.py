@@ -15,6 +15,7 @@ from torch.func import grad_and_value
 from agents.config import AgentConfig
 from agents.heads import categorical_projection, huber, log_policy, munchausen_bonus, quantile_huber_loss
 from agents.networks import FlatNetwork
+from agents.operators import once
 
 # Before the exponent. An error of exactly 0 keeps a small priority, or its row would never be drawn again, and once all errors are 0
 # nothing could be drawn at all (Schaul et al. 2016, section 3.3).
@@ -119,7 +120,7 @@ def make_update(config: AgentConfig, network: FlatNetwork) -> Update:
         gradient = torch.cat([grads[name].flatten() for name in network.slices])
         norm = gradient.square().sum().sqrt()
         if config.max_grad_norm is not None:
-            gradient = gradient * (config.max_grad_norm / norm.clamp(min=config.max_grad_norm))
+            gradient = gradient * once(config.max_grad_norm / norm.clamp(min=config.max_grad_norm))
         params, state = step(params, gradient, state, config.learning_rate, config.optimiser_eps)
         return params, state, priorities.clamp(min=MIN_PRIORITY), Metrics(loss, mean_q, norm)
 
@@ -213,8 +214,8 @@ def adam_step(params: Tensor, gradient: Tensor, state: OptState, learning_rate: 
     updates = state.updates + 1
     mean = 0.9 * state.mean + 0.1 * gradient
     square = 0.999 * state.square + 0.001 * gradient * gradient
-    mean_hat = mean / (1 - 0.9**updates)
-    square_hat = square / (1 - 0.999**updates)
+    correction = once(torch.stack((1 - 0.9**updates, 1 - 0.999**updates)))
+    mean_hat, square_hat = mean / correction[0], square / correction[1]
     return params - learning_rate * mean_hat / (square_hat.sqrt() + eps), OptState(mean, square, updates)
 
 

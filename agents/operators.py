@@ -1,0 +1,45 @@
+"""Operators of our own: borders that the compiler does not fuse across.
+
+It fuses whatever it can into the loop that reads it, and computes there anew, for every few elements, what was meant to be computed
+once. On a CPU that costs more than the pass over memory that it saves.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+@torch.library.custom_op("playmeter::take_rows", mutates_args=())
+def take_rows(table: Tensor, index: Tensor, keep: Tensor) -> Tensor:
+    """Rows of ``table`` [R, ...] at ``index`` [...], one copy a row; zeros where ``keep`` [...] is false.
+
+    Fused, the address of every pixel would be computed anew: 50 ms instead of 1 ms for a batch of 32 stacks.
+    """
+    rows = table.index_select(0, index.flatten())
+    rows.view(len(rows), -1).mul_(keep.view(-1, 1))
+    return rows.view(*index.shape, *table.shape[1:])
+
+
+@take_rows.register_fake
+def _(table: Tensor, index: Tensor, keep: Tensor) -> Tensor:
+    return table.new_empty(*index.shape, *table.shape[1:])
+
+
+@torch.library.custom_op("playmeter::once", mutates_args=())
+def once(few: Tensor) -> Tensor:
+    """A copy of a few numbers that are to be computed once, not in every loop that reads them.
+
+    Fused, the two powers of Adam's bias correction would be taken for every 16 parameters.
+    """
+    return few.clone()
+
+
+@once.register_fake
+def _(few: Tensor) -> Tensor:
+    return torch.empty_like(few)
+
+
+@once.register_vmap
+def _(info: object, in_dims: tuple[int | None], few: Tensor) -> tuple[Tensor, int | None]:
+    return once(few), in_dims[0]
