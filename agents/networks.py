@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from agents.config import AgentConfig, ConfigError
+from agents.operators import once
 
 
 class QNetwork(nn.Module):
@@ -57,6 +58,8 @@ class QNetwork(nn.Module):
             tau: [B, N] quantiles in (0, 1), for iqn; None takes the midpoints of ``num_tau_act`` equal parts.
             bf16: convolutions and hidden layers in bfloat16.
         """
+        if noise is not None and self.noise_width:
+            noise = once(noise.sign() * noise.abs().sqrt())  # f of Fortunato et al. 2018, eq. 10
         with torch.autocast(obs.device.type, torch.bfloat16) if bf16 else nullcontext():
             value_hidden, advantage_hidden = self._hidden(obs, noise, tau)
         batch = advantage_hidden.shape[:-1]  # [B], or [B, N] with quantiles
@@ -106,7 +109,8 @@ class QNetwork(nn.Module):
 class Linear(nn.Linear):
     """A fully connected layer whose weights may carry learned factorised Gaussian noise (Fortunato et al. 2018, section 3b).
 
-    ``noise_offset`` is where its share of a network's noise vector begins: first one number per input, then one per output.
+    ``noise_offset`` is where its share of a network's noise vector begins: first one number per input, then one per output, each of
+    them f(x) = sgn(x) sqrt(|x|) of a standard normal x.
     """
 
     def __init__(self, inputs: int, outputs: int, sigma: float | None, noise_offset: int) -> None:
@@ -121,7 +125,6 @@ class Linear(nn.Linear):
         if noise is None or not self.noise_width:
             return super().forward(x)
         own = noise[self.offset : self.offset + self.noise_width]
-        own = own.sign() * own.abs().sqrt()  # f in eq. 10
         of_inputs, of_outputs = own[: self.in_features], own[self.in_features :]
         weight = self.weight + self.weight_sigma * (of_outputs[:, None] * of_inputs)
         return nn.functional.linear(x, weight, self.bias + self.bias_sigma * of_outputs)

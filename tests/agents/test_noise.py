@@ -57,18 +57,22 @@ def test_the_noisy_layer_equals_the_papers_formula() -> None:
         expected[b, j] = bias[j] + bias_sigma[j] * f(eps_out[j])
         for i in range(5):
             expected[b, j] += (weight[j, i] + weight_sigma[j, i] * f(eps_out[j]) * f(eps_in[i])) * x[b, i].item()
-    np.testing.assert_allclose(layer(x, noise).detach(), expected, rtol=1e-4, atol=1e-5)
+    scaled = torch.tensor([f(number) for number in noise.tolist()])
+    np.testing.assert_allclose(layer(x, scaled).detach(), expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(layer(x).detach(), x.numpy() @ weight.T + bias, rtol=1e-5, atol=1e-6)
 
 
 def test_the_noise_of_a_weight_has_the_moments_of_a_product_of_two_roots() -> None:
     """For eps ~ N(0, 1): E f = 0, E f^2 = E|eps| = sqrt(2 / pi), E f^4 = E eps^2 = 1; weights have products of two of them."""
-    layer = Linear(1, 1, 1.0, noise_offset=0)
-    for parameter in (layer.weight, layer.bias):
-        parameter.data.zero_()
-    draws = normal(200_000, 2)
-    bias = torch.func.vmap(lambda noise: layer(torch.zeros(1), noise))(draws)
-    weight = torch.func.vmap(lambda noise: layer(torch.ones(1), noise))(draws) - bias
+    net = QNetwork(replace(CONFIG, head="scalar", dueling=False, hidden=(1,)), (1,), 1)
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():  # the hidden number is 100 + its noise, and the output is that number
+            parameter.fill_(
+                {"advantage_hidden.bias": 100, "advantage.weight": 1}.get(name, "hidden" in name and "sigma" in name)
+            )
+    draws = normal(200_000, net.noise_width)
+    bias = torch.func.vmap(lambda noise: net(torch.zeros(1, 1), noise))(draws).flatten().double() - 100
+    weight = torch.func.vmap(lambda noise: net(torch.ones(1, 1), noise))(draws).flatten().double() - 100 - bias
     for sample, square, fourth in ((bias, math.sqrt(2 / math.pi), 1.0), (weight, 2 / math.pi, 1.0)):
         assert sample.mean().item() == pytest.approx(0, abs=0.01)
         assert (sample**2).mean().item() == pytest.approx(square, rel=0.01)
