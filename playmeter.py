@@ -113,8 +113,10 @@ class Report:
     """Write the same content as Markdown, for a paper's appendix or a pull request."""
     figures: Path | None = None
     """Write every chart into this folder, as SVG, PNG and PDF."""
+    country: str | None = None
+    """Where the runs ran, for their CO2: a three-letter code or an English name, e.g. DEU; the default is the world mean with its range."""
     price_usd_per_kwh: float | None = None
-    """Your price of electricity, for the costs in money."""
+    """Your price of electricity, for the costs in money; the default is a dated table that the report names."""
 
 
 @dataclass(frozen=True)
@@ -223,7 +225,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 # What a user can do wrong. By name, because importing the classes would import what raises them.
-EXPECTED = {"InputError", "BudgetError", "ConfigError", "UnknownAgent", "UnknownEnv", "ReportError", "ClaimsError"}
+EXPECTED = {
+    "InputError",
+    "BudgetError",
+    "ConfigError",
+    "UnknownAgent",
+    "UnknownEnv",
+    "ReportError",
+    "ClaimsError",
+    "UnknownPlace",
+}
 
 
 def fail(message: str) -> int:
@@ -425,13 +436,15 @@ class ProgressLine:
 def report_command(argv: Sequence[str]) -> int:
     """Write a comparison report of run folders: one HTML page, or JSON."""
 
+    from analysis.convert import Rates
     from analysis.report import write_report
 
     asked: Report = parse(Report, argv, "report")
     others = {"summary": asked.json, "markdown": asked.markdown, "figures": asked.figures}
     out = asked.out or (None if any(others.values()) else Path("report.html"))
     json_out = file_or_dash(asked.json)
-    write_report(list(asked.folders), out, json_out, asked.price_usd_per_kwh, asked.markdown, asked.figures)
+    at = Rates(asked.country, asked.price_usd_per_kwh)
+    write_report(list(asked.folders), out, json_out, at, asked.markdown, asked.figures)
     for name, path in ({"report": out} | others).items():
         if path is not None and path != "-":
             print(f"{name}: {path}", file=sys.stderr if asked.json == "-" else sys.stdout)

@@ -75,35 +75,49 @@ def look(number: int) -> tuple[str, list[int]]:
 
 
 def usable_axes(seeds: Sequence[Seed]) -> list[Axis]:
-    """The axes that every run has a value for, and that move."""
-    return [
-        axis
-        for axis in AXES
-        if seeds and all(axis.column in seed for seed in seeds) and any(s[axis.column][-1] > 0 for s in seeds)
-    ]
+    """The axes that some run has values for, and that move; a chart leaves out the runs without any and names them."""
+    known = {axis.column: [seed[axis.column][-1] for seed in seeds if axis.column in seed] for axis in AXES}
+    return [axis for axis in AXES if any(last > 0 for last in known[axis.column])]
 
 
 def axis_columns(
     series: Sequence[Series], seeds: Mapping[str, Seed], axis: Axis, max_lines: int | None = None
 ) -> dict[str, Any]:
-    """Everything that one axis shows, in columns: {title, centre: one {x, score, low, high, n} or null a series, seeds: [{s, run, x,
-    score}]}. Of the single seeds at most ``max_lines`` are drawn, the same number of each series."""
-    with_runs = [[run for run in [*s.runs, *s.others] if run in seeds] for s in series]
-    centre = [curves.curve([[curves.line(seeds[run], axis.column) for run in s.runs if run in seeds]]) for s in series]
+    """Everything that one axis shows, in columns: {title, format, missing: one text a series that lacks runs here, centre: one {x, score,
+    low, high, n} or null a series, seeds: [{s, run, x, score}]}. Of the single seeds at most ``max_lines`` are drawn, the same number
+    of each series."""
+    evaluated = [[run for run in [*s.runs, *s.others] if run in seeds] for s in series]
+    with_runs = [[run for run in runs if axis.column in seeds[run]] for runs in evaluated]
+    centre = [
+        curves.curve([[curves.line(seeds[run], axis.column) for run in s.runs if run in runs]])
+        for s, runs in zip(series, with_runs, strict=True)
+    ]
     each = None if max_lines is None else max_lines // len(series)
     singles = [
         (n, run, curves.thin(curves.line(seeds[run], axis.column)))
         for n, runs in enumerate(with_runs) if len(runs) > 1 for run in runs[:each]
     ]  # fmt: skip
-    return _columns(axis, centre, singles)
+    missing = [_missing(*args) for args in zip(series, evaluated, with_runs, strict=True)]
+    return _columns(axis, centre, singles, [text for text in missing if text])
 
 
-def _columns(axis: Axis, centre: Sequence[Curve | None], singles: Sequence[tuple[int, str, Line]]) -> dict[str, Any]:
+def _missing(series: Series, evaluated: Sequence[str], shown: Sequence[str]) -> str:
+    """What an axis has to leave out; a run that was never evaluated is in no curve anyway."""
+    absent = len(evaluated) - len(shown)
+    if not absent:
+        return ""
+    return f"{series.label} ({absent} of {len(evaluated)} runs)" if shown else series.label
+
+
+def _columns(
+    axis: Axis, centre: Sequence[Curve | None], singles: Sequence[tuple[int, str, Line]], missing: Sequence[str]
+) -> dict[str, Any]:
     ends = [float(c.x[-1]) for c in centre if c is not None] + [float(x[-1]) for _, _, (x, _) in singles]
     largest = max(ends, default=0.0)
     _, size, unit = next((step for step in axis.units if largest >= step[0]), axis.units[-1])
     return {
         "format": "~s" if axis.column in ("steps", "frames", "flops") else ",~g",  # 0.02 Wh, not "20m"
+        "missing": list(missing),
         "title": axis.name if axis.name.lower() == unit.lower() else f"{axis.name} ({unit})",
         "centre": [None if c is None else {
             "x": short(c.x / size), "score": short(c.score), "low": None if c.low is None else short(c.low),
@@ -113,8 +127,8 @@ def _columns(axis: Axis, centre: Sequence[Curve | None], singles: Sequence[tuple
 
 
 def over_games(found: Mapping[str, Curve | None], axis: Axis) -> dict[str, Any]:
-    """The columns of curves that are pooled over games."""
-    return _columns(axis, list(found.values()), [])
+    """The columns of curves that are pooled over games; an agent without a curve lacks a number on this axis."""
+    return _columns(axis, list(found.values()), [], [agent for agent, curve in found.items() if curve is None])
 
 
 def short(values: Any) -> list[float | int]:
@@ -181,7 +195,11 @@ def learning_curves(
     ]  # fmt: skip
     if columns is not None:
         layers = [layer for layer in layers if _has_rows(layer)]
-    return _page_wide(alt.LayerChart(layer=layers, height=320))
+    chart = alt.LayerChart(layer=layers, height=320)
+    if columns is not None and columns["missing"]:  # a figure in a file has no caption
+        text = f"Not known on this axis: {', '.join(columns['missing'])}"
+        chart = chart.properties(title=alt.TitleParams(text, anchor="start", fontSize=12, fontWeight="normal", limit=WIDTH))
+    return _page_wide(chart)
 
 
 def _has_rows(layer: alt.Chart) -> bool:

@@ -14,6 +14,7 @@ import altair as alt
 from analysis import across, cells, charts, convert, curves, sentences, summary, tables, units
 from analysis.cells import Table
 from analysis.charts import Series
+from analysis.convert import Rates
 from analysis.curves import Seed
 from runs.schema import EnvRecord
 
@@ -171,8 +172,9 @@ def content(runs: Sequence[tables.Run], result: Mapping[str, Any]) -> Content:
     seeds = curves.of_runs(runs)
     by_id = {c["id"]: c for c in result["comparisons"]}
     envs = summary.env_records(runs, result["comparisons"])
+    at = Rates(result["country"], result["price_usd_per_kwh"])
     each = SEED_LINES // len(result["environments"])
-    sections = [_section(f"env{n}", entry, by_id, envs, seeds, each) for n, entry in enumerate(result["environments"])]
+    sections = [_section(f"env{n}", entry, by_id, envs, seeds, each, at) for n, entry in enumerate(result["environments"])]
     suites = [_suite(f"suite{n}", data, by_id, envs, seeds) for n, data in enumerate(result["suites"])]
     return Content(sections, suites, _among_landmarks(result))
 
@@ -184,6 +186,7 @@ def _section(
     envs: Mapping[str, EnvRecord],
     seeds: Mapping[str, Seed],
     lines: int,
+    at: Rates,
 ) -> Section:
     comparisons = [by_id[each] for each in entry["comparisons"]]
     env = envs[comparisons[0]["id"]]
@@ -202,7 +205,7 @@ def _section(
     if entry["published"]:
         made["published"] = cells.published(f"{name}-published", entry["published"], comparisons, looks)
     return Section(
-        name, env, sentences.headline(comparisons, env), sentences.best_of(comparisons), comparisons, looks, axes,
+        name, env, sentences.headline(comparisons, env, at), sentences.best_of(comparisons), comparisons, looks, axes,
         [("score", 0.0, 1.0), *([(scale["name"], scale["zero"], scale["one"])] if scale else [])], _levels(env), entry["frontier"], made,
         (max((len(columns["seeds"]) for columns in axes.values()), default=0), len(run_ids)),
     )  # fmt: skip
@@ -227,7 +230,7 @@ def _suite(
     if data["normalised"] and len(data["games"]) > 1:  # with one game the section's own curves say it
         for axis in charts.AXES:
             found = across.suite_curves(data, envs, lambda each: by_id[each]["runs"], seeds, axis.column)
-            if found and all(curve is not None and curve.x[-1] > 0 for curve in found.values()):
+            if any(curve is not None and curve.x[-1] > 0 for curve in found.values()):
                 axes[axis.name] = charts.over_games(found, axis)
     made = {"improvement": cells.improvements(f"{name}-improvement", data)}
     if data["aggregates"] is not None:
