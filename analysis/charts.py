@@ -208,7 +208,28 @@ def _has_rows(layer: alt.Chart) -> bool:
     return any(not banded or row["low"] is not None for row in layer.data.values)
 
 
-def frontier(entry: Mapping[str, Any], series: Mapping[str, Series], legend: bool = False) -> alt.LayerChart:
+def page_curves(series: Sequence[Series], y_title: str) -> dict[str, Any]:
+    """``learning_curves`` without data, as a specification: a page may hold a hundred, and Altair takes 40 ms for each."""
+    spec: dict[str, Any] = json.loads(_curves_template(y_title))
+    return _in_colours_of(series, spec)
+
+
+@cache
+def _curves_template(y_title: str) -> str:
+    return json.dumps(specification(learning_curves([], None, {}, y_title=y_title)))
+
+
+def _in_colours_of(series: Sequence[Series], spec: dict[str, Any]) -> dict[str, Any]:
+    """The specification with the colours and dashes of these series."""
+    looks = {"color": [s.color for s in series], "fill": [s.color for s in series], "strokeDash": [s.dash for s in series]}
+    for encoding in (layer["encoding"] for layer in spec["layer"]):
+        for channel in looks.keys() & encoding.keys():
+            definition = encoding[channel].get("condition", encoding[channel])
+            definition["scale"] = {"domain": [s.label for s in series], "range": looks[channel]}
+    return spec
+
+
+def frontier(entry: Mapping[str, Any], series: Mapping[str, Series]) -> dict[str, Any]:
     """Samples against energy to reach one score, both log; ``series``: comparison id -> its look. Not dominated: filled."""
     points = [
         {"agent": series[p["comparison"]].label, "frames": p["frames"], "kwh": p["kwh"], "low": p["low_kwh"], "high": p["high_kwh"],
@@ -216,34 +237,25 @@ def frontier(entry: Mapping[str, Any], series: Mapping[str, Series], legend: boo
          "text": f"{units.count(p['frames'])} frames, {units.energy(p['kwh'] * 3.6e6)} ({units.energy_range(p['low_kwh'] * 3.6e6, p['high_kwh'] * 3.6e6)})"}
         for p in entry["points"]
     ]  # fmt: skip
-    looks = [series[p["comparison"]] for p in entry["points"]]
-    color = alt.Color(
-        "agent:N",
-        legend=LEGEND if legend else None,
-        scale=alt.Scale(domain=[s.label for s in looks], range=[s.color for s in looks]),
-    )
-    x = alt.X(
-        "frames:Q",
-        title="Frames to reach it",
-        scale=alt.Scale(type="log", padding=60, nice=False),
-        axis=alt.Axis(format="~s", tickCount=5),
-    )
-    y = alt.Y(
-        "kwh:Q",
-        title="Energy (kWh)",
-        scale=alt.Scale(type="log", padding=30, nice=False),
-        axis=alt.Axis(format="~g", tickCount=5),
-    )
+    spec: dict[str, Any] = json.loads(_frontier_template()) | {"datasets": {"points": points}}
+    return _in_colours_of([series[p["comparison"]] for p in entry["points"]], spec)
+
+
+@cache
+def _frontier_template() -> str:
+    color = alt.Color("agent:N", legend=None)  # names stand beside the points
+    x_scale, y_scale = (alt.Scale(type="log", padding=padding, nice=False) for padding in (60, 30))
+    x = alt.X("frames:Q", title="Frames to reach it", scale=x_scale, axis=alt.Axis(format="~s", tickCount=5))
+    y = alt.Y("kwh:Q", title="Energy (kWh)", scale=y_scale, axis=alt.Axis(format="~g", tickCount=5))
     tooltip = [alt.Tooltip("agent:N", title="Agent"), alt.Tooltip("text:N", title="Needed"), alt.Tooltip("state:N", title="Is")]
-    base = alt.Chart(alt.InlineData(values=points))
+    filled = alt.condition("datum.state == 'not dominated'", alt.Color("agent:N", legend=None), alt.value("transparent"))
+    base = alt.Chart(alt.NamedData("points"))
     layers = [
         base.mark_rule(strokeWidth=2, opacity=0.5).encode(x, alt.Y("low:Q", title="Energy (kWh)"), alt.Y2("high:Q"), color),
-        base.mark_point(size=170, strokeWidth=2.5, opacity=1).encode(
-            x, y, color, tooltip=tooltip, fill=alt.condition("datum.state == 'not dominated'", color, alt.value("transparent"))
-        ),
+        base.mark_point(size=170, strokeWidth=2.5, opacity=1).encode(x, y, color, tooltip=tooltip, fill=filled),
         base.mark_text(align="left", dx=12, fontSize=12, color="currentColor").encode(x, y, text="agent:N"),
     ]
-    return _page_wide(alt.LayerChart(layer=layers, height=300))
+    return json.dumps(specification(_page_wide(alt.LayerChart(layer=layers, height=300))))
 
 
 def profiles(suite: Mapping[str, Any], looks: Sequence[Series], legend: bool = False) -> alt.LayerChart:
@@ -335,11 +347,11 @@ def _page_wide(chart: alt.LayerChart) -> alt.LayerChart:
     return _styled(chart.properties(width="container", autosize=alt.AutoSizeParams(type="fit-x", contains="padding")))
 
 
-def figure(chart: alt.LayerChart) -> dict[str, bytes]:
-    """The chart as files for a paper: ending -> content, black on white, as wide as a page."""
+def figure(specified: dict[str, Any]) -> dict[str, bytes]:
+    """A specification as files for a paper: ending -> content, black on white, as wide as a page."""
     import vl_convert
 
-    spec = json.dumps(specification(chart) | {"width": WIDTH, "background": "white"}).replace("currentColor", "#1b1f24")
+    spec = json.dumps(specified | {"width": WIDTH, "background": "white"}).replace("currentColor", "#1b1f24")
     version = _vega_lite()
     return {
         "svg": vl_convert.vegalite_to_svg(spec, vl_version=version).encode(),

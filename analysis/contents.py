@@ -43,14 +43,12 @@ class Section:
         return sentences.tiles(self.best) if self.best else []
 
     def curves_spec(self) -> dict[str, Any]:
-        return charts.specification(charts.learning_curves(self.looks, None, self.levels))
+        return charts.page_curves(self.looks, "Evaluation score (mean return)")
 
     @cached_property
     def frontier_specs(self) -> dict[str, dict[str, Any]]:
-        return {level_name(entry): charts.specification(self.frontier(entry)) for entry in self.frontiers}
-
-    def frontier(self, entry: Mapping[str, Any], legend: bool = False) -> alt.LayerChart:
-        return charts.frontier(entry, {c["id"]: look for c, look in zip(self.comparisons, self.looks, strict=True)}, legend)
+        looks = {c["id"]: look for c, look in zip(self.comparisons, self.looks, strict=True)}
+        return {level_name(entry): charts.frontier(entry, looks) for entry in self.frontiers}
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ class Suite:
         return {name: charts.specification(chart) for name, chart in self.charts().items()}
 
     def curves_spec(self) -> dict[str, Any]:
-        return charts.specification(charts.learning_curves(self.looks, None, {}, y_title=self.y_title))
+        return charts.page_curves(self.looks, self.y_title)
 
     @property
     def y_title(self) -> str:
@@ -132,31 +130,30 @@ class Content:
     def landmark_specs(self) -> dict[str, dict[str, Any]]:
         return {name: charts.specification(chart) for name, chart in self.landmark_charts().items()}
 
-    def figures(self) -> Iterator[tuple[str, alt.LayerChart]]:
-        """Every chart with a name for its file; names that differ only in signs get a number."""
+    def figures(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Every chart as a specification with a name for its file; names that differ only in signs get a number."""
         taken: Counter[str] = Counter()
-        for name, chart in self._figures():
+        for name, spec in self._figures():
             taken[name] += 1
-            yield (name if taken[name] == 1 else f"{name}-{taken[name]}"), chart
+            yield (name if taken[name] == 1 else f"{name}-{taken[name]}"), spec
 
-    def _figures(self) -> Iterator[tuple[str, alt.LayerChart]]:
+    def _figures(self) -> Iterator[tuple[str, dict[str, Any]]]:
         for section in self.sections:
             base = _file_name(f"{section.env.id}-{section.env.protocol}")
             for axis, columns in section.axes.items():
-                yield f"{base}-{_file_name(axis)}", charts.learning_curves(section.looks, columns, section.levels, legend=True)
-            for entry in section.frontiers:
-                yield f"{base}-frontier-{_file_name(entry['level'])}", section.frontier(entry)
+                drawn = charts.learning_curves(section.looks, columns, section.levels, legend=True)
+                yield f"{base}-{_file_name(axis)}", charts.specification(drawn)
+            for entry, spec in zip(section.frontiers, section.frontier_specs.values(), strict=True):
+                yield f"{base}-frontier-{_file_name(entry['level'])}", spec
         for suite in self.suites:
             base = _file_name(f"{suite.data['kind']}-{suite.data['protocol']}")
             for axis, columns in suite.axes.items():
-                yield (
-                    f"{base}-{_file_name(axis)}",
-                    charts.learning_curves(suite.looks, columns, {}, y_title=suite.y_title, legend=True),
-                )
+                drawn = charts.learning_curves(suite.looks, columns, {}, y_title=suite.y_title, legend=True)
+                yield f"{base}-{_file_name(axis)}", charts.specification(drawn)
             for name, chart in suite.charts(legend=True).items():
-                yield f"{base}-{_file_name(name)}", chart
+                yield f"{base}-{_file_name(name)}", charts.specification(chart)
         for name, chart in self.landmark_charts(legend=True).items():
-            yield f"landmarks-{_file_name(name)}", chart
+            yield f"landmarks-{_file_name(name)}", charts.specification(chart)
 
 
 def _file_name(text: str) -> str:

@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,7 +51,10 @@ def write_report(
         runs, left_out = tables.read_runs(folders)
     except tables.NoRunsError as error:
         raise ReportError(str(error)) from error
-    result = summary.summarise(runs, left_out, at)
+    with ThreadPoolExecutor(1) as aside:  # the chart library is bundled without Python's lock, on another core
+        if out is not None and any(len(run.evals) for run in runs):
+            aside.submit(charts.javascript)
+        result = summary.summarise(runs, left_out, at)
     files: dict[Path, bytes] = {}
     if isinstance(json_out, Path):
         files[json_out] = _json(result).encode()

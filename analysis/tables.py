@@ -6,6 +6,7 @@ everything after works on. A number that a run does not know is null in a table,
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import multiprocessing
@@ -114,7 +115,9 @@ def _contents_of(folders: Sequence[Path]) -> Iterator[Contents | str]:
     if len(folders) < MANY_FOLDERS or "fork" not in multiprocessing.get_all_start_methods():
         yield from map(_contents, folders)
         return
-    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("fork")) as pool:
+    with ProcessPoolExecutor(
+        mp_context=multiprocessing.get_context("fork"), initializer=gc.disable
+    ) as pool:  # nothing here makes cycles
         yield from pool.map(_contents, folders, chunksize=10)
 
 
@@ -132,11 +135,13 @@ def _contents(folder: Path) -> Contents | str:
 
 def _evals(folder: Path) -> tuple[str, dict[str, Floats | list[float | None]]]:
     """What the scores are returns of (all of one kind), and the evaluations by steps in columns."""
-    rows = sorted((row for row in schema.read_eval_rows(folder) if row["returns"]), key=lambda row: row["steps"] or 0)
-    columns = {name: _column([row[name] for row in rows]) for name in _EVAL_COUNTERS}
-    columns["score"] = _column([sum(row["returns"]) / len(row["returns"]) for row in rows])
-    columns["games"] = [row["games"] or len(row["returns"]) for row in rows]
-    return rows[-1]["kind"] if rows else schema.EVALUATION, columns
+    read = schema.read_eval_columns(folder)
+    steps, returns = read["steps"], read["returns"]
+    kept = sorted((n for n, each in enumerate(returns) if each), key=lambda n: steps[n] or 0)
+    columns = {name: _column([read[name][n] for n in kept]) for name in _EVAL_COUNTERS}
+    columns["score"] = _column([sum(returns[n]) / len(returns[n]) for n in kept])
+    columns["games"] = [read["games"][n] or len(returns[n]) for n in kept]
+    return read["kind"][kept[-1]] if kept else schema.EVALUATION, columns
 
 
 def _column(values: list[float | None]) -> Floats | list[float | None]:

@@ -261,37 +261,54 @@ def read_ledger(folder: Path) -> list[LedgerLine]:
 
 def read_evals(folder: Path) -> list[EvalRecord]:
     """All whole lines of ``evals.jsonl``, oldest first; empty where the run was not evaluated yet."""
-    return [EvalRecord(**row) for row in read_eval_rows(folder)]
-
-
-def read_eval_rows(folder: Path) -> list[dict[str, Any]]:
-    """``read_evals`` as mappings with every field of EvalRecord: a report reads a million, and making records takes as long as parsing."""
     path = folder / EVALS_FILE
-    rows = _read_sealed(path) if path.exists() else []
-    return [row if _is_eval_row(row) else asdict(_build(EvalRecord, row, path)) for row in rows]
+    return [_build(EvalRecord, raw, path) for raw in _read_sealed(path)] if path.exists() else []
 
 
-def _is_eval_row(row: dict[str, Any]) -> bool:
-    return row.keys() == EvalRecord.__dataclass_fields__.keys() and row["schema"] in range(1, SCHEMA_VERSION + 1)
+def read_eval_columns(folder: Path) -> dict[str, list[Any]]:
+    """``read_evals`` by field of EvalRecord, in half the time: a report reads a million lines."""
+    path, names = folder / EVALS_FILE, EvalRecord.__dataclass_fields__
+    columns = _flat_columns(_text(path).split("\n")) if path.exists() else None
+    if columns and columns.keys() == names.keys() and set(columns["schema"]) <= set(range(1, SCHEMA_VERSION + 1)):
+        return columns
+    records = read_evals(folder)
+    return {name: [getattr(record, name) for record in records] for name in names}
+
+
+def _flat_columns(lines: list[str]) -> dict[str, list[Any]] | None:
+    """The values by name of whole, sealed lines without nested records that all have the same names in the same order; else None."""
+    if lines.pop() or not all(lines):  # cut off, or nothing there
+        return None
+    split = [_pieces(line) for line in lines]
+    order = _sorted_order(split[0]) if split else []
+    if any(f'sha":"{_flat_checksum(pieces, order)}"' not in pieces for pieces in split):
+        return None
+    try:
+        return {name: values for name, values in map(_flat_column, zip(*split, strict=True)) if name != "sha"}
+    except ValueError:
+        return None
+
+
+def _flat_column(pieces: tuple[str, ...]) -> tuple[str, list[Any]]:
+    """``('steps":1', 'steps":2')`` to ``steps`` and [1, 2]. Raises ValueError where the names differ."""
+    name, text = pieces[0].partition('"')[0], ",".join(pieces)
+    if text.count(f'{name}":') != len(pieces):
+        raise ValueError(name)
+    values: list[Any] = json.loads("[" + text.replace(f'{name}":', "") + "]")
+    return name, values
 
 
 def _read_sealed(path: Path) -> list[dict[str, Any]]:
     """The lines of a file whose checksum matches, without it."""
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    except OSError as error:
-        raise SchemaError(f"{path} cannot be read: {error}") from error
     records: list[dict[str, Any]] = []
-    order: list[int] = []
+    lines = _text(path).split("\n")
     for number, line in enumerate(lines, 1):
         if not line:
             continue
         try:
             raw = json.loads(line)
             sha = raw.pop("sha")
-            pieces = line[2:-1].split(',"')
-            order = order or _sorted_order(pieces)
-            if sha != _flat_checksum(pieces, order) and sha != _checksum(raw):
+            if sha != _checksum(raw):
                 raise ValueError("its checksum does not match")
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             if not any(lines[number:]):  # the last one: the writer was cut off
@@ -301,11 +318,22 @@ def _read_sealed(path: Path) -> list[dict[str, Any]]:
     return records
 
 
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise SchemaError(f"{path} cannot be read: {error}") from error
+
+
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode  # made once: a report checks a million lines
 
 
 def _checksum(body: dict[str, Any]) -> str:
     return hashlib.sha256(_canonical(body).encode()).hexdigest()[:16]
+
+
+def _pieces(line: str) -> list[str]:
+    return line[2:-1].split(',"')
 
 
 def _sorted_order(pieces: list[str]) -> list[int]:
