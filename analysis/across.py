@@ -5,7 +5,7 @@ All of it is plain data for the summary (docs/json.md names every field). ``seed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -229,7 +229,7 @@ def _profile(scores: Sequence[Floats], taus: Floats) -> dict[str, Any]:
 def suite_curves(
     suite: Mapping[str, Any],
     envs: Mapping[str, EnvRecord],
-    runs_of: Callable[[str], Sequence[str]],
+    runs: Mapping[str, Sequence[str]],
     seeds: Mapping[str, Seed],
     column: str,
 ) -> dict[str, curves.Curve | None]:
@@ -239,7 +239,9 @@ def suite_curves(
     known = [scale for scale in scales if scale is not None]
     if len(known) < len(scales):
         return {}
-    return {agent: _over_games(list(map(runs_of, ids)), known, seeds, column) for agent, ids in suite["comparisons"].items()}
+    return {
+        agent: _over_games([runs[each] for each in ids], known, seeds, column) for agent, ids in suite["comparisons"].items()
+    }
 
 
 def _over_games(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import altair as alt
@@ -16,6 +17,7 @@ from analysis.cells import Table
 from analysis.charts import Series
 from analysis.convert import Rates
 from analysis.curves import Seed
+from analysis.workers import spread
 from runs.schema import EnvRecord
 
 SEED_LINES = 240  # single seeds drawn on one page; each is up to 60 points on each axis
@@ -171,28 +173,72 @@ def content(runs: Sequence[tables.Run], result: Mapping[str, Any]) -> Content:
     envs = summary.env_records(runs, result["comparisons"])
     at = Rates(result["country"], result["price_usd_per_kwh"])
     each = SEED_LINES // len(result["environments"])
-    sections = [_section(f"env{n}", entry, by_id, envs, seeds, each, at) for n, entry in enumerate(result["environments"])]
-    suites = [_suite(f"suite{n}", data, by_id, envs, seeds) for n, data in enumerate(result["suites"])]
-    return Content(sections, suites, _among_landmarks(result))
+    sections = [[by_id[name] for name in entry["comparisons"]] for entry in result["environments"]]
+    jobs = [
+        *(_section_job(c, seeds, each) for c in sections),
+        *(_suite_job(data, by_id, envs, seeds) for data in result["suites"]),
+    ]
+    axes = spread(operator.call, jobs, len(runs))
+    return Content(
+        [
+            _section(f"env{n}", entry, c, envs, len(seeds.keys() & _runs(c)), next(axes), at)
+            for n, (entry, c) in enumerate(zip(result["environments"], sections, strict=True))
+        ],
+        [_suite(f"suite{n}", data, next(axes)) for n, data in enumerate(result["suites"])],
+        _among_landmarks(result),
+    )
+
+
+Axes = dict[str, dict[str, Any]]
+
+
+def _looks(comparisons: Sequence[Mapping[str, Any]]) -> list[Series]:
+    return [Series(c["label"], c["runs"], c["unfinished"], *charts.look(number)) for number, c in enumerate(comparisons)]
+
+
+def _runs(comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [run for c in comparisons for run in [*c["runs"], *c["unfinished"]]]
+
+
+def _section_job(comparisons: Sequence[Mapping[str, Any]], seeds: Mapping[str, Seed], lines: int) -> Callable[[], Axes]:
+    mine = {run: seeds[run] for run in _runs(comparisons) if run in seeds}
+    return partial(_section_axes, _looks(comparisons), mine, lines)
+
+
+def _section_axes(looks: Sequence[Series], seeds: Mapping[str, Seed], lines: int) -> Axes:
+    return {axis.name: charts.axis_columns(looks, seeds, axis, lines) for axis in charts.usable_axes(list(seeds.values()))}
+
+
+def _suite_job(
+    data: Mapping[str, Any], by_id: Mapping[str, Mapping[str, Any]], envs: Mapping[str, EnvRecord], seeds: Mapping[str, Seed]
+) -> Callable[[], Axes]:
+    runs = {name: by_id[name]["runs"] for ids in data["comparisons"].values() for name in ids}
+    mine = {run: seeds[run] for of in runs.values() for run in of}
+    return partial(_suite_axes, data, runs, {name: envs[name] for name in runs}, mine)
+
+
+def _suite_axes(
+    data: Mapping[str, Any], runs: Mapping[str, Sequence[str]], envs: Mapping[str, EnvRecord], seeds: Mapping[str, Seed]
+) -> Axes:
+    if not data["normalised"] or len(data["games"]) < 2:  # with one game the section's own curves say it
+        return {}
+    found = {axis: across.suite_curves(data, envs, runs, seeds, axis.column) for axis in charts.AXES}
+    return {
+        axis.name: charts.over_games(by_agent, axis)
+        for axis, by_agent in found.items() if any(curve is not None and curve.x[-1] > 0 for curve in by_agent.values())
+    }  # fmt: skip
 
 
 def _section(
     name: str,
     entry: Mapping[str, Any],
-    by_id: Mapping[str, dict[str, Any]],
+    comparisons: list[dict[str, Any]],
     envs: Mapping[str, EnvRecord],
-    seeds: Mapping[str, Seed],
-    lines: int,
+    evaluated: int,
+    axes: Axes,
     at: Rates,
 ) -> Section:
-    comparisons = [by_id[each] for each in entry["comparisons"]]
-    env = envs[comparisons[0]["id"]]
-    looks = [Series(c["label"], c["runs"], c["unfinished"], *charts.look(number)) for number, c in enumerate(comparisons)]
-    run_ids = [run for look in looks for run in [*look.runs, *look.others] if run in seeds]
-    axes = {
-        axis.name: charts.axis_columns(looks, seeds, axis, lines)
-        for axis in charts.usable_axes([seeds[run] for run in run_ids])
-    }
+    env, looks = envs[comparisons[0]["id"]], _looks(comparisons)
     scale = entry["normalised"]
     made = {"agents": cells.agents(f"{name}-agents", comparisons, looks)}
     if comparisons[0]["frames_to_threshold"]:
@@ -204,7 +250,7 @@ def _section(
     return Section(
         name, env, sentences.headline(comparisons, env, at), sentences.best_of(comparisons), comparisons, looks, axes,
         [("score", 0.0, 1.0), *([(scale["name"], scale["zero"], scale["one"])] if scale else [])], _levels(env), entry["frontier"], made,
-        (max((len(columns["seeds"]) for columns in axes.values()), default=0), len(run_ids)),
+        (max((len(columns["seeds"]) for columns in axes.values()), default=0), evaluated),
     )  # fmt: skip
 
 
@@ -215,20 +261,8 @@ def _levels(env: EnvRecord) -> dict[str, float]:
     return levels | ({"human": human.human, "random": human.random} if human else {})
 
 
-def _suite(
-    name: str,
-    data: dict[str, Any],
-    by_id: Mapping[str, dict[str, Any]],
-    envs: Mapping[str, EnvRecord],
-    seeds: Mapping[str, Seed],
-) -> Suite:
+def _suite(name: str, data: dict[str, Any], axes: Axes) -> Suite:
     looks = [Series(agent, [], [], *charts.look(number)) for number, agent in enumerate(data["agents"])]
-    axes: dict[str, dict[str, Any]] = {}
-    if data["normalised"] and len(data["games"]) > 1:  # with one game the section's own curves say it
-        for axis in charts.AXES:
-            found = across.suite_curves(data, envs, lambda each: by_id[each]["runs"], seeds, axis.column)
-            if any(curve is not None and curve.x[-1] > 0 for curve in found.values()):
-                axes[axis.name] = charts.over_games(found, axis)
     made = {"improvement": cells.improvements(f"{name}-improvement", data)}
     if data["aggregates"] is not None:
         made["aggregates"] = cells.aggregates(f"{name}-aggregates", data, looks)

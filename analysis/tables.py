@@ -6,13 +6,10 @@ everything after works on. A number that a run does not know is null in a table,
 
 from __future__ import annotations
 
-import gc
 import json
 import math
-import multiprocessing
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +19,8 @@ import polars as pl
 
 from analysis import convert
 from analysis.statistics import Floats
+from analysis.workers import spread
 from runs import schema
-
-MANY_FOLDERS = 200
 
 
 class NoRunsError(ValueError):
@@ -56,7 +52,9 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[Run], list[LeftOut]]:
     runs: list[Run] = []
     left_out: list[LeftOut] = []
     named = sorted(zip(_short_ids(found), found, strict=True))
-    for (run_id, folder), contents in zip(named, _contents_of([folder for _, folder in named]), strict=True):
+    for (run_id, folder), contents in zip(
+        named, spread(_contents, [folder for _, folder in named], len(named), together=10), strict=True
+    ):
         try:
             if isinstance(contents, str):
                 raise schema.SchemaError(contents)
@@ -107,18 +105,6 @@ class Contents:
     total: schema.LedgerLine
     returns: str
     evals: dict[str, Floats | list[float | None]]
-
-
-def _contents_of(folders: Sequence[Path]) -> Iterator[Contents | str]:
-    """Each folder's contents, or why they cannot be read. Checking a million lines takes all cores; a few runs need none of that.
-    The processes are forked and leave polars alone, so that its threads do not matter to them."""
-    if len(folders) < MANY_FOLDERS or "fork" not in multiprocessing.get_all_start_methods():
-        yield from map(_contents, folders)
-        return
-    with ProcessPoolExecutor(
-        mp_context=multiprocessing.get_context("fork"), initializer=gc.disable
-    ) as pool:  # nothing here makes cycles
-        yield from pool.map(_contents, folders, chunksize=10)
 
 
 def _contents(folder: Path) -> Contents | str:
