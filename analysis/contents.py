@@ -174,19 +174,17 @@ def content(runs: Sequence[tables.Run], result: Mapping[str, Any]) -> Content:
     at = Rates(result["country"], result["price_usd_per_kwh"])
     each = SEED_LINES // len(result["environments"])
     sections = [[by_id[name] for name in entry["comparisons"]] for entry in result["environments"]]
-    jobs = [
-        *(_section_job(c, seeds, each) for c in sections),
+    jobs = [  # the longest first
         *(_suite_job(data, by_id, envs, seeds) for data in result["suites"]),
+        *(_section_job(comparisons, seeds, each) for comparisons in sections),
     ]
     axes = spread(operator.call, jobs, len(runs))
-    return Content(
-        [
-            _section(f"env{n}", entry, c, envs, len(seeds.keys() & _runs(c)), next(axes), at)
-            for n, (entry, c) in enumerate(zip(result["environments"], sections, strict=True))
-        ],
-        [_suite(f"suite{n}", data, next(axes)) for n, data in enumerate(result["suites"])],
-        _among_landmarks(result),
-    )
+    suites = [_suite(f"suite{n}", data, next(axes)) for n, data in enumerate(result["suites"])]
+    made = [
+        _section(f"env{n}", entry, comparisons, envs, len(seeds.keys() & _runs(comparisons)), next(axes), at)
+        for n, (entry, comparisons) in enumerate(zip(result["environments"], sections, strict=True))
+    ]
+    return Content(made, suites, _among_landmarks(result))
 
 
 Axes = dict[str, dict[str, Any]]

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from base64 import b64decode
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -493,6 +494,51 @@ def test_two_agents_on_the_same_games_get_statistics_a_frontier_and_curves_over_
     browser.execute_script("document.querySelectorAll('details').forEach((d) => d.open = true)")
     assert "DQN (Nature 2015)" in browser.find_element("id", "env0-published").text
     assert_quiet_and_narrow(browser)
+
+
+PAPER_PX = 690  # A4 within its margins
+
+ON_PAPER = """
+const visible = (it) => it.checkVisibility() && it.getBoundingClientRect().height > 0;
+const style = (it) => getComputedStyle(it), wide = [...document.querySelectorAll("main *")].filter((it) =>
+    visible(it) && it.getBoundingClientRect().right > innerWidth + 1);
+return {
+  background: style(document.body).backgroundColor, ink: style(document.body).color, filter: style(document.querySelector(".chart")).filter,
+  wide: wide.map((it) => it.outerHTML.slice(0, 80)),
+  hidden: [...document.querySelectorAll("section, .chart svg, table thead, table tbody tr, h2, h3")].filter((it) => !visible(it)).length,
+  chosen: [...document.querySelectorAll(".axes")].map((it) => [...it.querySelectorAll("label")].filter(visible).length),
+  links: [...document.querySelectorAll(".download")].filter(visible).length,
+};
+"""
+
+
+@pytest.mark.browser
+def test_on_paper_it_is_black_on_white_and_complete_and_nothing_is_cut_off(browser, results, tmp_path):
+    """Printed from a dark screen. What is folded is printed; of the choices what is shown; tables are tables, not a phone's lists."""
+    for agent, scores in (("dqn", [9.0, 480.0]), ("rainbow", [480.0, 500.0])):
+        for seed in range(3):
+            write_run(results / "c" / agent / f"seed{seed}", agent, seed=seed, scores=scores)
+    open_page(browser, results, tmp_path)
+    dark = {"name": "prefers-color-scheme", "value": "dark"}
+    browser.execute_script(
+        "addEventListener('beforeprint', () => { window.printed = document.querySelectorAll('details.more[open]').length; })"
+    )
+    try:
+        pdf = browser.execute_cdp_cmd("Page.printToPDF", {"paperWidth": 8.27, "paperHeight": 11.69})
+        assert b64decode(pdf["data"]).startswith(b"%PDF")
+        assert browser.execute_script("return window.printed") == 2  # the published neighbours, the landmarks' sources
+        assert browser.find_elements("css selector", "details.more[open]") == [], "folded again on the screen"
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": [dark]})
+        size = {"width": PAPER_PX, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        browser.execute_script("dispatchEvent(new Event('beforeprint'))")
+        seen = browser.execute_script(ON_PAPER)
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {})
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert (seen["background"], seen["ink"], seen["filter"]) == ("rgb(255, 255, 255)", "rgb(0, 0, 0)", "none")
+    assert (seen["wide"], seen["hidden"], seen["links"]) == ([], 0, 0)
+    assert set(seen["chosen"]) == {1}
 
 
 @pytest.mark.browser
