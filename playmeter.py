@@ -185,6 +185,12 @@ class MeterScript:
     """The seed that the script uses: a report pools runs that differ in it alone."""
     device: str = "auto"
     """auto (the machine's one GPU if it has one), cpu or cuda:0."""
+    cpu_watts: str | None = None
+    """Your processor's draw in watts while this runs, as 70 or 65:85; used where its own counters (RAPL) cannot be read."""
+    wall_meter: Path | None = None
+    """A CSV that your wall meter's logger is writing: time (UTC, ISO 8601 or seconds since 1970) and watts, joules or kwh."""
+    gpu_share: float = 1.0
+    """This command's part of the GPU where several share one, e.g. 0.5."""
 
 
 @dataclass(frozen=True)
@@ -447,17 +453,18 @@ def meter_command(argv: Sequence[str]) -> int:
         return fail("meter needs a command after --, e.g. `playmeter meter -- python train.py`")
 
     from runs.config import ForeignConfig
+    from runs.energy.source import EnergyOptions
     from runs.process import CommandError, run_metered
 
-    named = asked.agent or script_name(command)
+    named, energy = asked.agent or script_name(command), EnergyOptions(asked.cpu_watts, asked.wall_meter, asked.gpu_share)
+    config = ForeignConfig(asked.out, named, asked.env, asked.seed, device=asked.device, energy=energy)
     try:
-        code, recorder = run_metered(
-            ForeignConfig(asked.out, named, asked.env, asked.seed, device=asked.device), command, ("playmeter", "meter", *argv)
-        )
+        code, recorder = run_metered(config, command, ("playmeter", "meter", *argv))
     except CommandError as error:
         print(f"playmeter: {error}", file=sys.stderr)
         return error.code
-    print(metered_line(recorder), file=sys.stderr)  # standard output is the command's
+    for text in (*recorder.meter.notes, metered_line(recorder)):  # standard output is the command's
+        print(f"playmeter: {text}", file=sys.stderr)
     return code
 
 
@@ -469,13 +476,20 @@ def script_name(command: Sequence[str]) -> str:
 
 def metered_line(recorder: Recorder) -> str:
     from analysis import units
+    from runs.schema import ABSENT, total_energy
 
     line = recorder.last
     assert line is not None
     frames = "frames not counted" if line.lineage.frames is None else f"{units.count(line.lineage.frames)} frames"
+    spent = total_energy(line.energy)
+    energy = (
+        f"{units.energy(spent.joules)} ({units.energy_range(spent.low_j, spent.high_j)})"
+        if spent.method != ABSENT
+        else "energy not known"
+    )
     return (
-        f"playmeter: {line.status} after {units.duration(line.wall_s)}, {units.duration(line.cpu_s)} of CPU, {frames}, "
-        f"{units.energy(line.joules)} ({units.energy_range(line.low_j, line.high_j)}), in {recorder.path}"
+        f"{line.status} after {units.duration(line.wall_s)}, {units.duration(line.cpu_s)} of CPU, {frames}, {energy}, "
+        f"in {recorder.path}"
     )
 
 

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ class NoRunsError(ValueError):
 
 @dataclass(frozen=True)
 class Run:
-    """One readable run folder: what was asked, the last line of its ledger, its evaluations."""
+    """One readable run folder: what was asked, the last line of its ledger (of a killed run: see ``schema.after_kill``), its evaluations."""
 
     id: str
     folder: Path
@@ -131,7 +132,8 @@ def _read(run_id: str, folder: Path, evals: Evals) -> Run:
         raise schema.SchemaError("has no ledger line yet")
     columns, returns = evals
     table = pl.DataFrame(columns, schema=dict.fromkeys([*_EVAL_COUNTERS, "score"], pl.Float64) | {"games": pl.Int64})
-    return Run(run_id, folder, record, lines[-1], returns, table, _monitor(folder))
+    total = schema.after_kill(lines, record) if schema.has_gone(lines[-1], datetime.now(UTC)) else lines[-1]
+    return Run(run_id, folder, record, total, returns, table, _monitor(folder))
 
 
 def _check(record: schema.RunRecord) -> None:

@@ -11,12 +11,10 @@ from typing import Any, Literal
 from agents.baselines import BaselineConfig
 from agents.config import AgentConfig
 from runs.energy.source import EnergyOptions
+from runs.schema import MOST_HEARTBEAT_S
 
 DOMAINS = {"control": "classic", "minatar": "minatar", "atari": "atari"}
 """An environment's kind -> the domain whose settings an agent has there."""
-
-MOST_HEARTBEAT_S = 5.0
-"""Seconds between ledger lines: no kill costs more."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +73,7 @@ class ForeignConfig:
     flops_per_update: int | None = None
     tensorboard: bool = False
     heartbeat_s: float = 2.0
+    energy: EnergyOptions = field(default_factory=EnergyOptions)
 
     def check(self) -> None:
         """Raise InputError for what no run folder can hold."""
@@ -93,3 +92,14 @@ class ForeignConfig:
             json.dumps(dict(self.config), allow_nan=False)
         except (TypeError, ValueError) as error:
             raise InputError(f"config must be plain data that JSON can hold: {error}") from error
+        check_energy(self.energy)
+
+
+def check_energy(energy: EnergyOptions) -> None:
+    """Raise InputError for what no run can be metered with. Asked once: what goes wrong later is a note, and no end of a training."""
+    from runs.energy import check_options
+
+    try:
+        check_options(energy)
+    except ValueError as error:
+        raise InputError(str(error)) from error
