@@ -11,14 +11,14 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
 
-import tyro
-from tyro.conf import Positional
-
 from agents.baselines import BaselineConfig
 from agents.config import AgentConfig
 from runs.foreign import ImportConfig
 
 if TYPE_CHECKING:
+    import tyro
+    from tyro.conf import Positional
+
     from runs.anyone import Meter, count_frames
     from runs.callback import MeterCallback
     from runs.config import RunConfig
@@ -261,8 +261,11 @@ def usage() -> str:
 
 def parse(kind: Any, argv: Sequence[str], command: str, default: Any = None) -> Any:
     """Read the options of a command. Raises InputError for one that it does not have."""
+    import tyro
+
     from runs.config import InputError
 
+    globals().update(tyro=tyro, Positional=tyro.conf.Positional)  # for the annotations above; no user of the library needs them
     given = {} if default is None else {"default": default}
     asked, unknown = tyro.cli(kind, args=list(argv), prog=f"playmeter {command}", return_unknown_args=True, **given)
     if unknown:
@@ -453,11 +456,12 @@ def meter_command(argv: Sequence[str]) -> int:
         return fail("meter needs a command after --, e.g. `playmeter meter -- python train.py`")
 
     from runs.config import ForeignConfig
-    from runs.energy.source import EnergyOptions
     from runs.process import CommandError, run_metered
 
-    named, energy = asked.agent or script_name(command), EnergyOptions(asked.cpu_watts, asked.wall_meter, asked.gpu_share)
-    config = ForeignConfig(asked.out, named, asked.env, asked.seed, device=asked.device, energy=energy)
+    config = ForeignConfig(
+        asked.out, asked.agent or script_name(command), asked.env, asked.seed, device=asked.device,
+        cpu_watts=asked.cpu_watts, wall_meter=asked.wall_meter, gpu_share=asked.gpu_share,
+    )  # fmt: skip
     try:
         code, recorder = run_metered(config, command, ("playmeter", "meter", *argv))
     except CommandError as error:

@@ -14,7 +14,6 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from runs.config import ForeignConfig, InputError
-from runs.energy.source import EnergyOptions
 from runs.schema import FAILED, FINISHED, INTERRUPTED
 from runs.tally import EvaluationPlay, Tally, TrainingPlay, counted, is_counting
 
@@ -79,7 +78,7 @@ class Meter:
         """
         self._asked = ForeignConfig(
             Path(out), agent, env, seed, config or {}, protocol, frame_rate_hz, device, flops_per_step, flops_per_update,
-            tensorboard, heartbeat_s, EnergyOptions(cpu_watts, None if wall_meter is None else Path(wall_meter), gpu_share),
+            tensorboard, heartbeat_s, cpu_watts, None if wall_meter is None else Path(wall_meter), gpu_share,
         )  # fmt: skip
         self._recorder: Recorder | None = None
         self._folder: Path | None = None

@@ -6,12 +6,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from agents.baselines import BaselineConfig
 from agents.config import AgentConfig
-from runs.energy.source import EnergyOptions
 from runs.schema import MOST_HEARTBEAT_S
+
+if TYPE_CHECKING:
+    from runs.energy.source import EnergyOptions
 
 DOMAINS = {"control": "classic", "minatar": "minatar", "atari": "atari"}
 """An environment's kind -> the domain whose settings an agent has there."""
@@ -50,6 +52,8 @@ class RunConfig:
 
     @property
     def energy(self) -> EnergyOptions:
+        from runs.energy.source import EnergyOptions
+
         return EnergyOptions(self.cpu_watts, None if self.wall_meter is None else Path(self.wall_meter), self.gpu_share)
 
 
@@ -73,7 +77,15 @@ class ForeignConfig:
     flops_per_update: int | None = None
     tensorboard: bool = False
     heartbeat_s: float = 2.0
-    energy: EnergyOptions = field(default_factory=EnergyOptions)
+    cpu_watts: str | None = None
+    wall_meter: Path | None = None
+    gpu_share: float = 1.0
+
+    @property
+    def energy(self) -> EnergyOptions:
+        from runs.energy.source import EnergyOptions
+
+        return EnergyOptions(self.cpu_watts, self.wall_meter, self.gpu_share)
 
     def check(self) -> None:
         """Raise InputError for what no run folder can hold."""

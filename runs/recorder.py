@@ -228,11 +228,9 @@ def run_record(asked: ForeignConfig, command: list[str], how: str, device: dict[
         budget=OWN,
         run_config={
             "metered": how,
-            "cpu_watts": asked.energy.cpu_watts,
-            "wall_meter": None
-            if asked.energy.wall_meter is None
-            else asked.energy.wall_meter.name,  # no path: folders are handed on
-            "gpu_share": asked.energy.gpu_share,
+            "cpu_watts": asked.cpu_watts,
+            "wall_meter": None if asked.wall_meter is None else asked.wall_meter.name,  # no path: folders are handed on
+            "gpu_share": asked.gpu_share,
             "heartbeat_s": asked.heartbeat_s,
             "flops_per_step": asked.flops_per_step,
             "flops_per_update": asked.flops_per_update,
