@@ -16,7 +16,7 @@ from typing import Any
 
 import pynvml  # type: ignore[import-untyped]
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from analysis import sentences, summary, tables
@@ -192,6 +192,7 @@ def test_of_stated_watts(record: schema.RunRecord, kill: Kill, low_w: float, mor
 
 
 @settings(max_examples=60, deadline=None)
+@example(([0.0], 1.0), "Haswell", 1.0, 1.0)  # nothing draws more
 @given(kills, st.sampled_from(sorted(VCPU_WATTS)), st.floats(0.0, 1.0), st.floats(0.0, 1.0))
 def test_of_an_estimated_processor_of_any_row_of_the_table(
     record: schema.RunRecord, kill: Kill, row: str, before: float, after: float
