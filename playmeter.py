@@ -11,14 +11,14 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
 
-import tyro
-from tyro.conf import Positional
-
 from agents.baselines import BaselineConfig
 from agents.config import AgentConfig
 from runs.foreign import ImportConfig
 
 if TYPE_CHECKING:
+    import tyro
+    from tyro.conf import Positional
+
     from runs.anyone import Meter, count_frames
     from runs.callback import MeterCallback
     from runs.config import RunConfig
@@ -187,6 +187,12 @@ class MeterScript:
     """The seed that the script uses: a report pools runs that differ in it alone."""
     device: str = "auto"
     """auto (the machine's one GPU if it has one), cpu or cuda:0."""
+    cpu_watts: str | None = None
+    """Your processor's draw in watts while this runs, as 70 or 65:85; used where its own counters (RAPL) cannot be read."""
+    wall_meter: Path | None = None
+    """A CSV that your wall meter's logger is writing: time (UTC, ISO 8601 or seconds since 1970) and watts, joules or kwh."""
+    gpu_share: float = 1.0
+    """This command's part of the GPU where several share one, e.g. 0.5."""
 
 
 @dataclass(frozen=True)
@@ -266,8 +272,11 @@ def usage() -> str:
 
 def parse(kind: Any, argv: Sequence[str], command: str, default: Any = None) -> Any:
     """Read the options of a command. Raises InputError for one that it does not have."""
+    import tyro
+
     from runs.config import InputError
 
+    globals().update(tyro=tyro, Positional=tyro.conf.Positional)  # for the annotations above; no user of the library needs them
     given = {} if default is None else {"default": default}
     asked, unknown = tyro.cli(kind, args=list(argv), prog=f"playmeter {command}", return_unknown_args=True, **given)
     if unknown:
@@ -462,15 +471,17 @@ def meter_command(argv: Sequence[str]) -> int:
     from runs.config import ForeignConfig
     from runs.process import CommandError, run_metered
 
-    named = asked.agent or script_name(command)
+    config = ForeignConfig(
+        asked.out, asked.agent or script_name(command), asked.env, asked.seed, device=asked.device,
+        cpu_watts=asked.cpu_watts, wall_meter=asked.wall_meter, gpu_share=asked.gpu_share,
+    )  # fmt: skip
     try:
-        code, recorder = run_metered(
-            ForeignConfig(asked.out, named, asked.env, asked.seed, device=asked.device), command, ("playmeter", "meter", *argv)
-        )
+        code, recorder = run_metered(config, command, ("playmeter", "meter", *argv))
     except CommandError as error:
         print(f"playmeter: {error}", file=sys.stderr)
         return error.code
-    print(metered_line(recorder), file=sys.stderr)  # standard output is the command's
+    for text in (*recorder.meter.notes, metered_line(recorder)):  # standard output is the command's
+        print(f"playmeter: {text}", file=sys.stderr)
     return code
 
 
@@ -482,13 +493,20 @@ def script_name(command: Sequence[str]) -> str:
 
 def metered_line(recorder: Recorder) -> str:
     from analysis import units
+    from runs.schema import ABSENT, total_energy
 
     line = recorder.last
     assert line is not None
     frames = "frames not counted" if line.lineage.frames is None else f"{units.count(line.lineage.frames)} frames"
+    spent = total_energy(line.energy)
+    energy = (
+        f"{units.energy(spent.joules)} ({units.energy_range(spent.low_j, spent.high_j)})"
+        if spent.method != ABSENT
+        else "energy not known"
+    )
     return (
-        f"playmeter: {line.status} after {units.duration(line.wall_s)}, {units.duration(line.cpu_s)} of CPU, {frames}, "
-        f"{units.energy(line.joules)} ({units.energy_range(line.low_j, line.high_j)}), in {recorder.path}"
+        f"{line.status} after {units.duration(line.wall_s)}, {units.duration(line.cpu_s)} of CPU, {frames}, {energy}, "
+        f"in {recorder.path}"
     )
 
 

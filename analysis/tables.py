@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ class NoRunsError(ValueError):
 
 @dataclass(frozen=True)
 class Run:
-    """One readable run folder: what was asked, the last line of its ledger, its evaluations."""
+    """One readable run folder: what was asked, the last line of its ledger (of a killed run: see ``schema.after_kill``), its evaluations."""
 
     id: str
     folder: Path
@@ -114,7 +115,8 @@ def _contents(folder: Path) -> Contents | str:
         lines = schema.read_ledger(folder) if (folder / schema.LEDGER_FILE).exists() else []
         if not lines:
             return "has no ledger line yet"
-        return Contents(record, lines[-1], *_evals(folder))
+        total = schema.after_kill(lines, record) if schema.has_gone(lines[-1], datetime.now(UTC)) else lines[-1]
+        return Contents(record, total, *_evals(folder))
     except (schema.SchemaError, ValueError, TypeError, AttributeError) as error:
         return str(error)
 

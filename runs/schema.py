@@ -19,12 +19,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
-SCHEMA_VERSION = 2  # 2: samples, peak of allocated CUDA memory, notes
+SCHEMA_VERSION = 3  # 2: samples, peak of allocated CUDA memory, notes. 3: most_w of each source
 
 RUN_FILE = "run.json"
 LEDGER_FILE = "ledger.jsonl"
@@ -37,6 +39,10 @@ MEASURED, ESTIMATED, ABSENT = "measured", "estimated", "absent"
 GPU_BOARD, CPU_PACKAGE, WALL_METER = "gpu_board", "cpu_package", "wall_meter"
 SHORT_S, FEW_SAMPLES = 60.0, 60
 RUNNING, FINISHED, INTERRUPTED, FAILED = "running", "finished", "interrupted", "failed"
+KILLED = "killed"  # nobody wrote its end: SIGKILL, a power cut; see ``after_kill``
+MOST_HEARTBEAT_S = 5.0  # between two lines of a ledger
+GONE_S = 60.0  # a run that wrote no line for so long is taken for killed
+PROCESS_TREE = "process tree"  # metered by a parent process, which can be killed without it
 EVALUATION, TRAINING, UNKNOWN = "evaluation", "training", "unknown"
 REPORTED = "reported"  # energy source of an import: a figure of whoever ran it, for whatever they metered
 
@@ -102,9 +108,14 @@ class Energy:
     high_j: float
     method: str
     samples: int | None = None  # readings that the sensor gave; None where there is no sensor
+    most_w: float | None = (
+        None  # the most that the source can draw: bounds what a killed run spent unseen. None: nobody can say
+    )
 
     def share(self, fraction: float) -> Energy:
-        return replace(self, joules=self.joules * fraction, low_j=self.low_j * fraction, high_j=self.high_j * fraction)
+        joules, low_j, high_j = self.joules * fraction, self.low_j * fraction, self.high_j * fraction
+        most_w = None if self.most_w is None else self.most_w * fraction
+        return replace(self, joules=joules, low_j=low_j, high_j=high_j, most_w=most_w)
 
 
 def present(energy: Mapping[str, Energy]) -> dict[str, Energy]:
@@ -203,6 +214,32 @@ class LedgerLine:
     @property
     def high_j(self) -> float:
         return total_energy(self.energy).high_j
+
+
+def has_gone(line: LedgerLine, now: datetime) -> bool:
+    """Whether the writer of a ledger with this last line was killed: the line is no last one, and old."""
+    return line.status == RUNNING and (now - datetime.fromisoformat(line.time_utc)).total_seconds() > GONE_S
+
+
+def after_kill(lines: Sequence[LedgerLine], record: RunRecord) -> LedgerLine:
+    """What is known of a killed run, from the lines that it wrote: its last one, whose energy may be higher by what was spent after it.
+
+    The next line was due within a heartbeat, or within the longest time that two of its lines lie apart. In that time nothing may have
+    been spent (low), or the most that each source can draw (high).
+    """
+    last, times = lines[-1], [line.wall_s for line in lines if line.wall_s is not None]
+    lost_s = max([record.run_config.get("heartbeat_s", MOST_HEARTBEAT_S), *(b - a for a, b in pairwise(times))])
+    energy = {name: _until(e, lost_s) for name, e in last.energy.items()}
+    note = f"killed: it may have gone on for {lost_s:.1f} s after its last line, in no counter, and in the high end of its energy alone"
+    if boundless := [name for name, e in present(energy).items() if e.most_w is None]:
+        note += f" (not of {', '.join(boundless)}: how much it can draw is not known)"
+    if record.run_config.get("metered") == PROCESS_TREE:
+        note += "; the command itself may have gone on, unmetered"
+    return replace(last, status=KILLED, energy=energy, notes=[*last.notes, note])
+
+
+def _until(energy: Energy, seconds: float) -> Energy:
+    return energy if energy.most_w is None else replace(energy, high_j=energy.high_j + energy.most_w * seconds)
 
 
 @dataclass(frozen=True, slots=True)

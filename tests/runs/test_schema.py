@@ -94,7 +94,7 @@ def test_a_newer_schema_and_unknown_fields_are_named(tmp_path: Path) -> None:
         body = {**asdict(LINE), **changes}
         return json.dumps({**body, "sha": schema._checksum(body)}) + "\n"
 
-    with pytest.raises(SchemaError, match="has schema 99, this playmeter reads up to 2"):
+    with pytest.raises(SchemaError, match="has schema 99, this playmeter reads up to 3"):
         schema.read_ledger(ledger(tmp_path, sealed(schema=99)))
     with pytest.raises(SchemaError, match="unknown fields: colour"):
         schema.read_ledger(ledger(tmp_path, sealed(colour="red")))
