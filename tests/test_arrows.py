@@ -1,4 +1,4 @@
-"""The arrows between the rooms, as docs/decisions.md draws them: playmeter -> {runs, analysis}; runs -> {agents, envs};
+"""The arrows between the rooms, as docs/decisions.md draws them: playmeter -> cli -> all rooms; runs -> {agents, envs};
 analysis -> runs.schema alone; agents and envs know nobody."""
 
 from __future__ import annotations
@@ -12,8 +12,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("agents", "envs", "runs", "analysis")
-MAY_IMPORT = {"agents": set(), "envs": set(), "runs": {"agents", "envs"}, "analysis": {"runs.schema"}}
+ROOMS = ("agents", "envs", "runs", "analysis", "cli")
+MAY_IMPORT = {
+    "agents": set(),
+    "envs": set(),
+    "runs": {"agents", "envs"},
+    "analysis": {"runs.schema"},
+    "cli": {"agents", "envs", "runs", "analysis"},
+}
 FORBIDDEN_LIBRARIES = {
     "agents": {"ale_py", "minatar", "tensorboard"},
     "envs": {"torch", "tensorboard"},
@@ -87,6 +93,7 @@ def loaded_by(statement: str) -> set[str]:
         ("import runs.schema", {"torch", "gymnasium", "numpy"}),
         ("import playmeter", HEAVY),
         ("import runs.importing", {"torch", "gymnasium", "tensorboard", "polars"}),
+        ("import cli.report, cli.lists, cli.meter", {"torch", "gymnasium", "polars", "altair"}),
         ("import envs", {"torch", "gymnasium"}),
         ("from playmeter import Meter, count_frames", HEAVY),
         ("from playmeter import Meter; Meter('out', agent='a', env='e')", HEAVY),
