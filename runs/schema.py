@@ -329,9 +329,9 @@ def _flat_columns(lines: list[str]) -> dict[str, list[Any]] | None:
 def _flat_column(pieces: tuple[str, ...]) -> tuple[str, list[Any]]:
     """``('steps":1', 'steps":2')`` to ``steps`` and [1, 2]. Raises ValueError where the names differ."""
     name, text = pieces[0].partition('"')[0], ",".join(pieces)
-    if text.count(f'{name}":') != len(pieces):
-        raise ValueError(name)
     values: list[Any] = json.loads("[" + text.replace(f'{name}":', "") + "]")
+    if len(values) != len(pieces):
+        raise ValueError(name)
     return name, values
 
 
