@@ -5,7 +5,7 @@ All of it is plain data for the summary (docs/json.md names every field). ``seed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -74,13 +74,15 @@ def equal_budgets(comparisons: Sequence[Comparison], seeds: Mapping[str, Seed]) 
 
 
 def at_equal(scored: Sequence[Comparison], seeds: Mapping[str, Seed], currency: str) -> dict[str, Any] | None:
-    """None where an agent has no number in that currency, or has spent nothing in it."""
+    """None where fewer than two agents (one, if there is no other) have a number in that currency for every seed, or nothing was
+    spent in it. An agent that lacks a number has no score there and sets no budget."""
     lines = {c["id"]: [curves.line(seeds[run], currency) for run in c["runs"] if currency in seeds[run]] for c in scored}
-    if any(len(lines[c["id"]]) < len(c["runs"]) for c in scored):
+    known = {c["id"]: lines[c["id"]] for c in scored if len(lines[c["id"]]) == len(c["runs"])}
+    if len(known) < min(2, len(scored)):
         return None
-    budget = min(x[-1] for each in lines.values() for x, _ in each)
-    values = {name: [curves.score_at(each, budget) for each in of] for name, of in lines.items()}
-    scores = {name: None if None in of else centre([v for v in of if v is not None]) for name, of in values.items()}
+    budget = min(x[-1] for each in known.values() for x, _ in each)
+    values = {name: [curves.score_at(each, budget) for each in known.get(name, [])] for name in lines}
+    scores = {name: None if None in of or not of else centre([v for v in of if v is not None]) for name, of in values.items()}
     return {"budget": float(budget), "scores": scores} if budget > 0 else None
 
 
@@ -102,7 +104,7 @@ def frontier(name: str, score: float, reached: Mapping[str, dict[str, Any]]) -> 
     """
     points = [
         {"comparison": c, "frames": r["frames"], **{key: r[key] for key in ("kwh", "low_kwh", "high_kwh")}}
-        for c, r in reached.items() if r["frames"] is not None and r["kwh"] is not None
+        for c, r in reached.items() if _there(r) and r["frames"] is not None and r["kwh"] is not None
     ]  # fmt: skip
     if len(points) < 2:
         return None
@@ -112,8 +114,14 @@ def frontier(name: str, score: float, reached: Mapping[str, dict[str, Any]]) -> 
         "level": name,
         "score": score,
         "points": points,
-        "not_there": [c for c, r in reached.items() if r["frames"] is None],
+        "not_there": [c for c, r in reached.items() if not _there(r)],
+        "unknown": [c for c, r in reached.items() if _there(r) and (r["frames"] is None or r["kwh"] is None)],
     }
+
+
+def _there(r: Mapping[str, Any]) -> bool:
+    """As the median over seeds says it."""
+    return bool(r["n_reached"] > r["n"] / 2)
 
 
 def _dominates(a: dict[str, Any], b: dict[str, Any]) -> bool:
@@ -145,16 +153,15 @@ def _suite(
         return None
     ordered = sorted(games)
     at = {game: at_equal([by_agent[agent][game] for agent in agents], seeds, "frames") for game in ordered}
-    if any(entry is None for entry in at.values()):
+    if any(entry is None or None in entry["scores"].values() for entry in at.values()):
         return None
-    raw = {agent: [_at(by_agent[agent][game], seeds, at[game]) for game in ordered] for agent in agents}
-    if any(scores is None for of in raw.values() for scores in of):
-        return None
+    frames = {game: entry["budget"] for game, entry in at.items() if entry}
+    raw = {agent: [_at(by_agent[agent][game], seeds, frames[game]) for game in ordered] for agent in agents}
     scales = [normaliser(envs[by_agent[agents[0]][game]["id"]]) for game in ordered]
     return {
         "kind": kind, "protocol": protocol, "agents": agents, "games": ordered,
         "comparisons": {agent: [by_agent[agent][game]["id"] for game in ordered] for agent in agents},
-        "frames": {game: entry["budget"] for game, entry in at.items() if entry},
+        "frames": frames,
         "left_out": [f"{name}: did not play {', '.join(sorted(games - played.keys()))}" for name, played in by_agent.items() if name not in agents],
         "improvement": _improvements(raw), **_aggregates(raw, scales),
     }  # fmt: skip
@@ -168,11 +175,8 @@ def _games(by_agent: Mapping[str, Mapping[str, Comparison]]) -> set[str]:
     )
 
 
-def _at(comparison: Comparison, seeds: Mapping[str, Seed], entry: dict[str, Any] | None) -> Floats | None:
-    if entry is None:
-        return None
-    values = [curves.score_at(curves.line(seeds[run], "frames"), entry["budget"]) for run in comparison["runs"]]
-    return None if None in values else np.array(values, float)
+def _at(comparison: Comparison, seeds: Mapping[str, Seed], frames: float) -> Floats:
+    return np.array([curves.score_at(curves.line(seeds[run], "frames"), frames) for run in comparison["runs"]], float)
 
 
 def _improvements(raw: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -225,19 +229,27 @@ def _profile(scores: Sequence[Floats], taus: Floats) -> dict[str, Any]:
 def suite_curves(
     suite: Mapping[str, Any],
     envs: Mapping[str, EnvRecord],
-    runs_of: Callable[[str], Sequence[str]],
+    runs: Mapping[str, Sequence[str]],
     seeds: Mapping[str, Seed],
     column: str,
 ) -> dict[str, curves.Curve | None]:
-    """Agent -> the IQM over its seeds and games of the normalised score, over one currency. Empty where the games have no scale."""
-    found: dict[str, curves.Curve | None] = {}
-    for agent, ids in suite["comparisons"].items():
-        games = []
-        for each in ids:
-            if (scale := normaliser(envs[each])) is None or any(column not in seeds[run] for run in runs_of(each)):
-                return {}
-            _, nothing, one = scale
-            lines = [curves.line(seeds[run], column) for run in runs_of(each)]
-            games.append([(x, (y - nothing) / (one - nothing)) for x, y in lines])
-        found[agent] = curves.curve(games)
-    return found
+    """Agent -> the IQM over its seeds and games of the normalised score, over one currency; None for an agent that lacks a number in
+    it. Empty where the games have no scale."""
+    scales = [normaliser(envs[each]) for each in next(iter(suite["comparisons"].values()))]
+    known = [scale for scale in scales if scale is not None]
+    if len(known) < len(scales):
+        return {}
+    return {
+        agent: _over_games([runs[each] for each in ids], known, seeds, column) for agent, ids in suite["comparisons"].items()
+    }
+
+
+def _over_games(
+    runs: Sequence[Sequence[str]], scales: Sequence[tuple[str, float, float]], seeds: Mapping[str, Seed], column: str
+) -> curves.Curve | None:
+    if any(column not in seeds[run] for game in runs for run in game):
+        return None
+    lines = [[curves.line(seeds[run], column) for run in game] for game in runs]
+    return curves.curve(
+        [[(x, (y - nothing) / (one - nothing)) for x, y in game] for game, (_, nothing, one) in zip(lines, scales, strict=True)]
+    )

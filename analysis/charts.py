@@ -75,35 +75,49 @@ def look(number: int) -> tuple[str, list[int]]:
 
 
 def usable_axes(seeds: Sequence[Seed]) -> list[Axis]:
-    """The axes that every run has a value for, and that move."""
-    return [
-        axis
-        for axis in AXES
-        if seeds and all(axis.column in seed for seed in seeds) and any(s[axis.column][-1] > 0 for s in seeds)
-    ]
+    """The axes that some run has values for, and that move; a chart leaves out the runs without any and names them."""
+    known = {axis.column: [seed[axis.column][-1] for seed in seeds if axis.column in seed] for axis in AXES}
+    return [axis for axis in AXES if any(last > 0 for last in known[axis.column])]
 
 
 def axis_columns(
     series: Sequence[Series], seeds: Mapping[str, Seed], axis: Axis, max_lines: int | None = None
 ) -> dict[str, Any]:
-    """Everything that one axis shows, in columns: {title, centre: one {x, score, low, high, n} or null a series, seeds: [{s, run, x,
-    score}]}. Of the single seeds at most ``max_lines`` are drawn, the same number of each series."""
-    with_runs = [[run for run in [*s.runs, *s.others] if run in seeds] for s in series]
-    centre = [curves.curve([[curves.line(seeds[run], axis.column) for run in s.runs if run in seeds]]) for s in series]
+    """Everything that one axis shows, in columns: {title, format, missing: one text a series that lacks runs here, centre: one {x, score,
+    low, high, n} or null a series, seeds: [{s, run, x, score}]}. Of the single seeds at most ``max_lines`` are drawn, the same number
+    of each series."""
+    evaluated = [[run for run in [*s.runs, *s.others] if run in seeds] for s in series]
+    with_runs = [[run for run in runs if axis.column in seeds[run]] for runs in evaluated]
+    centre = [
+        curves.curve([[curves.line(seeds[run], axis.column) for run in s.runs if run in runs]])
+        for s, runs in zip(series, with_runs, strict=True)
+    ]
     each = None if max_lines is None else max_lines // len(series)
     singles = [
         (n, run, curves.thin(curves.line(seeds[run], axis.column)))
         for n, runs in enumerate(with_runs) if len(runs) > 1 for run in runs[:each]
     ]  # fmt: skip
-    return _columns(axis, centre, singles)
+    missing = [_missing(*args) for args in zip(series, evaluated, with_runs, strict=True)]
+    return _columns(axis, centre, singles, [text for text in missing if text])
 
 
-def _columns(axis: Axis, centre: Sequence[Curve | None], singles: Sequence[tuple[int, str, Line]]) -> dict[str, Any]:
+def _missing(series: Series, evaluated: Sequence[str], shown: Sequence[str]) -> str:
+    """What an axis has to leave out; a run that was never evaluated is in no curve anyway."""
+    absent = len(evaluated) - len(shown)
+    if not absent:
+        return ""
+    return f"{series.label} ({absent} of {len(evaluated)} runs)" if shown else series.label
+
+
+def _columns(
+    axis: Axis, centre: Sequence[Curve | None], singles: Sequence[tuple[int, str, Line]], missing: Sequence[str]
+) -> dict[str, Any]:
     ends = [float(c.x[-1]) for c in centre if c is not None] + [float(x[-1]) for _, _, (x, _) in singles]
     largest = max(ends, default=0.0)
     _, size, unit = next((step for step in axis.units if largest >= step[0]), axis.units[-1])
     return {
         "format": "~s" if axis.column in ("steps", "frames", "flops") else ",~g",  # 0.02 Wh, not "20m"
+        "missing": list(missing),
         "title": axis.name if axis.name.lower() == unit.lower() else f"{axis.name} ({unit})",
         "centre": [None if c is None else {
             "x": short(c.x / size), "score": short(c.score), "low": None if c.low is None else short(c.low),
@@ -113,8 +127,8 @@ def _columns(axis: Axis, centre: Sequence[Curve | None], singles: Sequence[tuple
 
 
 def over_games(found: Mapping[str, Curve | None], axis: Axis) -> dict[str, Any]:
-    """The columns of curves that are pooled over games."""
-    return _columns(axis, list(found.values()), [])
+    """The columns of curves that are pooled over games; an agent without a curve lacks a number on this axis."""
+    return _columns(axis, list(found.values()), [], [agent for agent, curve in found.items() if curve is None])
 
 
 def short(values: Any) -> list[float | int]:
@@ -181,7 +195,11 @@ def learning_curves(
     ]  # fmt: skip
     if columns is not None:
         layers = [layer for layer in layers if _has_rows(layer)]
-    return _page_wide(alt.LayerChart(layer=layers, height=320))
+    chart = alt.LayerChart(layer=layers, height=320)
+    if columns is not None and columns["missing"]:  # a figure in a file has no caption
+        text = f"Not known on this axis: {', '.join(columns['missing'])}"
+        chart = chart.properties(title=alt.TitleParams(text, anchor="start", fontSize=12, fontWeight="normal", limit=WIDTH))
+    return _page_wide(chart)
 
 
 def _has_rows(layer: alt.Chart) -> bool:
@@ -190,7 +208,28 @@ def _has_rows(layer: alt.Chart) -> bool:
     return any(not banded or row["low"] is not None for row in layer.data.values)
 
 
-def frontier(entry: Mapping[str, Any], series: Mapping[str, Series], legend: bool = False) -> alt.LayerChart:
+def page_curves(series: Sequence[Series], y_title: str) -> dict[str, Any]:
+    """``learning_curves`` without data, as a specification: a page may hold a hundred, and Altair takes 40 ms for each."""
+    spec: dict[str, Any] = json.loads(_curves_template(y_title))
+    return _in_colours_of(series, spec)
+
+
+@cache
+def _curves_template(y_title: str) -> str:
+    return json.dumps(specification(learning_curves([], None, {}, y_title=y_title)))
+
+
+def _in_colours_of(series: Sequence[Series], spec: dict[str, Any]) -> dict[str, Any]:
+    """The specification with the colours and dashes of these series."""
+    looks = {"color": [s.color for s in series], "fill": [s.color for s in series], "strokeDash": [s.dash for s in series]}
+    for encoding in (layer["encoding"] for layer in spec["layer"]):
+        for channel in looks.keys() & encoding.keys():
+            definition = encoding[channel].get("condition", encoding[channel])
+            definition["scale"] = {"domain": [s.label for s in series], "range": looks[channel]}
+    return spec
+
+
+def frontier(entry: Mapping[str, Any], series: Mapping[str, Series]) -> dict[str, Any]:
     """Samples against energy to reach one score, both log; ``series``: comparison id -> its look. Not dominated: filled."""
     points = [
         {"agent": series[p["comparison"]].label, "frames": p["frames"], "kwh": p["kwh"], "low": p["low_kwh"], "high": p["high_kwh"],
@@ -198,34 +237,25 @@ def frontier(entry: Mapping[str, Any], series: Mapping[str, Series], legend: boo
          "text": f"{units.count(p['frames'])} frames, {units.energy(p['kwh'] * 3.6e6)} ({units.energy_range(p['low_kwh'] * 3.6e6, p['high_kwh'] * 3.6e6)})"}
         for p in entry["points"]
     ]  # fmt: skip
-    looks = [series[p["comparison"]] for p in entry["points"]]
-    color = alt.Color(
-        "agent:N",
-        legend=LEGEND if legend else None,
-        scale=alt.Scale(domain=[s.label for s in looks], range=[s.color for s in looks]),
-    )
-    x = alt.X(
-        "frames:Q",
-        title="Frames to reach it",
-        scale=alt.Scale(type="log", padding=60, nice=False),
-        axis=alt.Axis(format="~s", tickCount=5),
-    )
-    y = alt.Y(
-        "kwh:Q",
-        title="Energy (kWh)",
-        scale=alt.Scale(type="log", padding=30, nice=False),
-        axis=alt.Axis(format="~g", tickCount=5),
-    )
+    spec: dict[str, Any] = json.loads(_frontier_template()) | {"datasets": {"points": points}}
+    return _in_colours_of([series[p["comparison"]] for p in entry["points"]], spec)
+
+
+@cache
+def _frontier_template() -> str:
+    color = alt.Color("agent:N", legend=None)  # names stand beside the points
+    x_scale, y_scale = (alt.Scale(type="log", padding=padding, nice=False) for padding in (60, 30))
+    x = alt.X("frames:Q", title="Frames to reach it", scale=x_scale, axis=alt.Axis(format="~s", tickCount=5))
+    y = alt.Y("kwh:Q", title="Energy (kWh)", scale=y_scale, axis=alt.Axis(format="~g", tickCount=5))
     tooltip = [alt.Tooltip("agent:N", title="Agent"), alt.Tooltip("text:N", title="Needed"), alt.Tooltip("state:N", title="Is")]
-    base = alt.Chart(alt.InlineData(values=points))
+    filled = alt.condition("datum.state == 'not dominated'", alt.Color("agent:N", legend=None), alt.value("transparent"))
+    base = alt.Chart(alt.NamedData("points"))
     layers = [
         base.mark_rule(strokeWidth=2, opacity=0.5).encode(x, alt.Y("low:Q", title="Energy (kWh)"), alt.Y2("high:Q"), color),
-        base.mark_point(size=170, strokeWidth=2.5, opacity=1).encode(
-            x, y, color, tooltip=tooltip, fill=alt.condition("datum.state == 'not dominated'", color, alt.value("transparent"))
-        ),
+        base.mark_point(size=170, strokeWidth=2.5, opacity=1).encode(x, y, color, tooltip=tooltip, fill=filled),
         base.mark_text(align="left", dx=12, fontSize=12, color="currentColor").encode(x, y, text="agent:N"),
     ]
-    return _page_wide(alt.LayerChart(layer=layers, height=300))
+    return json.dumps(specification(_page_wide(alt.LayerChart(layer=layers, height=300))))
 
 
 def profiles(suite: Mapping[str, Any], looks: Sequence[Series], legend: bool = False) -> alt.LayerChart:
@@ -317,11 +347,11 @@ def _page_wide(chart: alt.LayerChart) -> alt.LayerChart:
     return _styled(chart.properties(width="container", autosize=alt.AutoSizeParams(type="fit-x", contains="padding")))
 
 
-def figure(chart: alt.LayerChart) -> dict[str, bytes]:
-    """The chart as files for a paper: ending -> content, black on white, as wide as a page."""
+def figure(specified: dict[str, Any]) -> dict[str, bytes]:
+    """A specification as files for a paper: ending -> content, black on white, as wide as a page."""
     import vl_convert
 
-    spec = json.dumps(specification(chart) | {"width": WIDTH, "background": "white"}).replace("currentColor", "#1b1f24")
+    spec = json.dumps(specified | {"width": WIDTH, "background": "white"}).replace("currentColor", "#1b1f24")
     version = _vega_lite()
     return {
         "svg": vl_convert.vegalite_to_svg(spec, vl_version=version).encode(),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import altair as alt
@@ -14,7 +15,9 @@ import altair as alt
 from analysis import across, cells, charts, convert, curves, sentences, summary, tables, units
 from analysis.cells import Table
 from analysis.charts import Series
+from analysis.convert import Rates
 from analysis.curves import Seed
+from analysis.workers import spread
 from runs.schema import EnvRecord
 
 SEED_LINES = 240  # single seeds drawn on one page; each is up to 60 points on each axis
@@ -42,14 +45,12 @@ class Section:
         return sentences.tiles(self.best) if self.best else []
 
     def curves_spec(self) -> dict[str, Any]:
-        return charts.specification(charts.learning_curves(self.looks, None, self.levels))
+        return charts.page_curves(self.looks, "Evaluation score (mean return)")
 
     @cached_property
     def frontier_specs(self) -> dict[str, dict[str, Any]]:
-        return {level_name(entry): charts.specification(self.frontier(entry)) for entry in self.frontiers}
-
-    def frontier(self, entry: Mapping[str, Any], legend: bool = False) -> alt.LayerChart:
-        return charts.frontier(entry, {c["id"]: look for c, look in zip(self.comparisons, self.looks, strict=True)}, legend)
+        looks = {c["id"]: look for c, look in zip(self.comparisons, self.looks, strict=True)}
+        return {level_name(entry): charts.frontier(entry, looks) for entry in self.frontiers}
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Suite:
         return {name: charts.specification(chart) for name, chart in self.charts().items()}
 
     def curves_spec(self) -> dict[str, Any]:
-        return charts.specification(charts.learning_curves(self.looks, None, {}, y_title=self.y_title))
+        return charts.page_curves(self.looks, self.y_title)
 
     @property
     def y_title(self) -> str:
@@ -131,31 +132,30 @@ class Content:
     def landmark_specs(self) -> dict[str, dict[str, Any]]:
         return {name: charts.specification(chart) for name, chart in self.landmark_charts().items()}
 
-    def figures(self) -> Iterator[tuple[str, alt.LayerChart]]:
-        """Every chart with a name for its file; names that differ only in signs get a number."""
+    def figures(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Every chart as a specification with a name for its file; names that differ only in signs get a number."""
         taken: Counter[str] = Counter()
-        for name, chart in self._figures():
+        for name, spec in self._figures():
             taken[name] += 1
-            yield (name if taken[name] == 1 else f"{name}-{taken[name]}"), chart
+            yield (name if taken[name] == 1 else f"{name}-{taken[name]}"), spec
 
-    def _figures(self) -> Iterator[tuple[str, alt.LayerChart]]:
+    def _figures(self) -> Iterator[tuple[str, dict[str, Any]]]:
         for section in self.sections:
             base = _file_name(f"{section.env.id}-{section.env.protocol}")
             for axis, columns in section.axes.items():
-                yield f"{base}-{_file_name(axis)}", charts.learning_curves(section.looks, columns, section.levels, legend=True)
-            for entry in section.frontiers:
-                yield f"{base}-frontier-{_file_name(entry['level'])}", section.frontier(entry)
+                drawn = charts.learning_curves(section.looks, columns, section.levels, legend=True)
+                yield f"{base}-{_file_name(axis)}", charts.specification(drawn)
+            for entry, spec in zip(section.frontiers, section.frontier_specs.values(), strict=True):
+                yield f"{base}-frontier-{_file_name(entry['level'])}", spec
         for suite in self.suites:
             base = _file_name(f"{suite.data['kind']}-{suite.data['protocol']}")
             for axis, columns in suite.axes.items():
-                yield (
-                    f"{base}-{_file_name(axis)}",
-                    charts.learning_curves(suite.looks, columns, {}, y_title=suite.y_title, legend=True),
-                )
+                drawn = charts.learning_curves(suite.looks, columns, {}, y_title=suite.y_title, legend=True)
+                yield f"{base}-{_file_name(axis)}", charts.specification(drawn)
             for name, chart in suite.charts(legend=True).items():
-                yield f"{base}-{_file_name(name)}", chart
+                yield f"{base}-{_file_name(name)}", charts.specification(chart)
         for name, chart in self.landmark_charts(legend=True).items():
-            yield f"landmarks-{_file_name(name)}", chart
+            yield f"landmarks-{_file_name(name)}", charts.specification(chart)
 
 
 def _file_name(text: str) -> str:
@@ -171,28 +171,72 @@ def content(runs: Sequence[tables.Run], result: Mapping[str, Any]) -> Content:
     seeds = curves.of_runs(runs)
     by_id = {c["id"]: c for c in result["comparisons"]}
     envs = summary.env_records(runs, result["comparisons"])
+    at = Rates(result["country"], result["price_usd_per_kwh"])
     each = SEED_LINES // len(result["environments"])
-    sections = [_section(f"env{n}", entry, by_id, envs, seeds, each) for n, entry in enumerate(result["environments"])]
-    suites = [_suite(f"suite{n}", data, by_id, envs, seeds) for n, data in enumerate(result["suites"])]
-    return Content(sections, suites, _among_landmarks(result))
+    sections = [[by_id[name] for name in entry["comparisons"]] for entry in result["environments"]]
+    jobs = [  # the longest first
+        *(_suite_job(data, by_id, envs, seeds) for data in result["suites"]),
+        *(_section_job(comparisons, seeds, each) for comparisons in sections),
+    ]
+    axes = spread(operator.call, jobs, len(runs))
+    suites = [_suite(f"suite{n}", data, next(axes)) for n, data in enumerate(result["suites"])]
+    made = [
+        _section(f"env{n}", entry, comparisons, envs, len(seeds.keys() & _runs(comparisons)), next(axes), at)
+        for n, (entry, comparisons) in enumerate(zip(result["environments"], sections, strict=True))
+    ]
+    return Content(made, suites, _among_landmarks(result))
+
+
+Axes = dict[str, dict[str, Any]]
+
+
+def _looks(comparisons: Sequence[Mapping[str, Any]]) -> list[Series]:
+    return [Series(c["label"], c["runs"], c["unfinished"], *charts.look(number)) for number, c in enumerate(comparisons)]
+
+
+def _runs(comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [run for c in comparisons for run in [*c["runs"], *c["unfinished"]]]
+
+
+def _section_job(comparisons: Sequence[Mapping[str, Any]], seeds: Mapping[str, Seed], lines: int) -> Callable[[], Axes]:
+    mine = {run: seeds[run] for run in _runs(comparisons) if run in seeds}
+    return partial(_section_axes, _looks(comparisons), mine, lines)
+
+
+def _section_axes(looks: Sequence[Series], seeds: Mapping[str, Seed], lines: int) -> Axes:
+    return {axis.name: charts.axis_columns(looks, seeds, axis, lines) for axis in charts.usable_axes(list(seeds.values()))}
+
+
+def _suite_job(
+    data: Mapping[str, Any], by_id: Mapping[str, Mapping[str, Any]], envs: Mapping[str, EnvRecord], seeds: Mapping[str, Seed]
+) -> Callable[[], Axes]:
+    runs = {name: by_id[name]["runs"] for ids in data["comparisons"].values() for name in ids}
+    mine = {run: seeds[run] for of in runs.values() for run in of}
+    return partial(_suite_axes, data, runs, {name: envs[name] for name in runs}, mine)
+
+
+def _suite_axes(
+    data: Mapping[str, Any], runs: Mapping[str, Sequence[str]], envs: Mapping[str, EnvRecord], seeds: Mapping[str, Seed]
+) -> Axes:
+    if not data["normalised"] or len(data["games"]) < 2:  # with one game the section's own curves say it
+        return {}
+    found = {axis: across.suite_curves(data, envs, runs, seeds, axis.column) for axis in charts.AXES}
+    return {
+        axis.name: charts.over_games(by_agent, axis)
+        for axis, by_agent in found.items() if any(curve is not None and curve.x[-1] > 0 for curve in by_agent.values())
+    }  # fmt: skip
 
 
 def _section(
     name: str,
     entry: Mapping[str, Any],
-    by_id: Mapping[str, dict[str, Any]],
+    comparisons: list[dict[str, Any]],
     envs: Mapping[str, EnvRecord],
-    seeds: Mapping[str, Seed],
-    lines: int,
+    evaluated: int,
+    axes: Axes,
+    at: Rates,
 ) -> Section:
-    comparisons = [by_id[each] for each in entry["comparisons"]]
-    env = envs[comparisons[0]["id"]]
-    looks = [Series(c["label"], c["runs"], c["unfinished"], *charts.look(number)) for number, c in enumerate(comparisons)]
-    run_ids = [run for look in looks for run in [*look.runs, *look.others] if run in seeds]
-    axes = {
-        axis.name: charts.axis_columns(looks, seeds, axis, lines)
-        for axis in charts.usable_axes([seeds[run] for run in run_ids])
-    }
+    env, looks = envs[comparisons[0]["id"]], _looks(comparisons)
     scale = entry["normalised"]
     made = {"agents": cells.agents(f"{name}-agents", comparisons, looks)}
     if comparisons[0]["frames_to_threshold"]:
@@ -202,9 +246,9 @@ def _section(
     if entry["published"]:
         made["published"] = cells.published(f"{name}-published", entry["published"], comparisons, looks)
     return Section(
-        name, env, sentences.headline(comparisons, env), sentences.best_of(comparisons), comparisons, looks, axes,
+        name, env, sentences.headline(comparisons, env, at), sentences.best_of(comparisons), comparisons, looks, axes,
         [("score", 0.0, 1.0), *([(scale["name"], scale["zero"], scale["one"])] if scale else [])], _levels(env), entry["frontier"], made,
-        (max((len(columns["seeds"]) for columns in axes.values()), default=0), len(run_ids)),
+        (max((len(columns["seeds"]) for columns in axes.values()), default=0), evaluated),
     )  # fmt: skip
 
 
@@ -215,20 +259,8 @@ def _levels(env: EnvRecord) -> dict[str, float]:
     return levels | ({"human": human.human, "random": human.random} if human else {})
 
 
-def _suite(
-    name: str,
-    data: dict[str, Any],
-    by_id: Mapping[str, dict[str, Any]],
-    envs: Mapping[str, EnvRecord],
-    seeds: Mapping[str, Seed],
-) -> Suite:
+def _suite(name: str, data: dict[str, Any], axes: Axes) -> Suite:
     looks = [Series(agent, [], [], *charts.look(number)) for number, agent in enumerate(data["agents"])]
-    axes: dict[str, dict[str, Any]] = {}
-    if data["normalised"] and len(data["games"]) > 1:  # with one game the section's own curves say it
-        for axis in charts.AXES:
-            found = across.suite_curves(data, envs, lambda each: by_id[each]["runs"], seeds, axis.column)
-            if found and all(curve is not None and curve.x[-1] > 0 for curve in found.values()):
-                axes[axis.name] = charts.over_games(found, axis)
     made = {"improvement": cells.improvements(f"{name}-improvement", data)}
     if data["aggregates"] is not None:
         made["aggregates"] = cells.aggregates(f"{name}-aggregates", data, looks)

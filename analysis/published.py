@@ -34,12 +34,10 @@ class Neighbour:
 def _rows() -> dict[str, list[dict[str, str]]]:
     """Rows of the tables by environment, the columns of the control tasks brought to those of Atari."""
     by_env: dict[str, list[dict[str, str]]] = {}
-    for name in ("published_100k", "published_200m", "published_scores"):
+    for name in ("published_100k", "published_200m", "published_control"):
         with (convert.DATA / f"{name}.csv").open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
-                if name == "published_scores":
-                    if row["env"].startswith("ALE/"):
-                        continue  # in the table of 100k
+                if name == "published_control":
                     row |= {
                         "env_id": row["env"],
                         "agent": row["published_as"],

@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ import jinja2
 from altair.utils.schemapi import debug_mode
 
 from analysis import cells, charts, contents, convert, curves, sentences, statistics, summary, tables, units
+from analysis.convert import ANYWHERE, Rates
 
 PROTOCOLS = {
     "control": "gymnasium's control task as registered",
@@ -33,22 +35,26 @@ def write_report(
     folders: Sequence[Path],
     out: Path | None,
     json_out: Path | Literal["-"] | None,
-    price_usd_per_kwh: float | None = None,
+    at: Rates = ANYWHERE,
     markdown: Path | None = None,
     figures: Path | None = None,
 ) -> dict[str, Any]:
     """Read the run folders at or below ``folders``; write the page to ``out``, the summary to ``json_out`` ("-": standard output), the
-    same content to ``markdown`` and every chart as SVG, PNG and PDF into the folder ``figures``, each where given. Returns the
-    summary, see docs/json.md.
+    same content to ``markdown`` and every chart as SVG, PNG and PDF into the folder ``figures``, each where given. CO2 and money
+    are computed at the rates ``at``. Returns the summary, see docs/json.md.
 
-    Raises ReportError where there is nothing to report or a file cannot be written; then no file was changed.
+    Raises UnknownPlace for an unknown country, and ReportError where there is nothing to report or a file cannot be written; then no
+    file was changed.
     """
-    _check([path for path in (out, json_out, markdown) if isinstance(path, Path)], figures, price_usd_per_kwh)
+    _check([path for path in (out, json_out, markdown) if isinstance(path, Path)], figures, at)
     try:
         runs, left_out = tables.read_runs(folders)
     except tables.NoRunsError as error:
         raise ReportError(str(error)) from error
-    result = summary.summarise(runs, left_out, price_usd_per_kwh)
+    with ThreadPoolExecutor(1) as aside:  # the chart library is bundled without Python's lock, on another core
+        if out is not None and any(len(run.evals) for run in runs):
+            aside.submit(charts.javascript)
+        result = summary.summarise(runs, left_out, at)
     files: dict[Path, bytes] = {}
     if isinstance(json_out, Path):
         files[json_out] = _json(result).encode()
@@ -71,7 +77,9 @@ def write_report(
     return result
 
 
-def _check(targets: Sequence[Path], figures: Path | None, price: float | None) -> None:
+def _check(targets: Sequence[Path], figures: Path | None, at: Rates) -> None:
+    price = at.usd_per_kwh
+    convert.grid_intensity(at.country)
     if price is not None and not 0 <= price < float("inf"):
         raise ReportError(f"the price is {price} USD per kWh: give a number that is not negative")
     if len({path.resolve() for path in targets}) < len(targets):
@@ -129,6 +137,6 @@ def _render(template: str, content: contents.Content, result: dict[str, Any], **
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     return environment.get_template(template).render(
-        summary=result, content=content, setup=sentences.setup(result["runs"]), protocols=PROTOCOLS, sources=convert.sources(), u=units,
+        summary=result, content=content, setup=sentences.setup(result["runs"]) + sentences.rates(result), protocols=PROTOCOLS, sources=convert.sources(), u=units,
         say=sentences, plain=cells.plain, brain_w=convert.brain_power_w(), min_iqm=statistics.IQM_MIN_RUNS, points=curves.GRID_POINTS, **more,
     )  # fmt: skip

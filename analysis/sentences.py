@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from analysis import convert, statistics, units
+from analysis.convert import ANYWHERE, Rates
 from runs.schema import ABSENT, MEASURED, EnvRecord
 
 SOURCE_NAMES = {
@@ -18,33 +19,48 @@ THRESHOLD_NAMES = {
 }  # fmt: skip
 
 
-def headline(comparisons: list[dict[str, Any]], env: EnvRecord) -> list[str]:
-    """What the best agent reached; then one entry each on scores to compare with, on a person's playtime, and on energy."""
+def headline(comparisons: list[dict[str, Any]], env: EnvRecord, at: Rates = ANYWHERE) -> list[str]:
+    """What the best agent reached; then one entry each on scores to compare with, on a person's playtime, on energy, and on what
+    that energy means at the rates ``at``."""
     best = best_of(comparisons)
     if best is None:
         return [f"No run on {env.id} has been evaluated yet."]
-    return [text for text in (_reached(best, comparisons), _threshold(best), _playtime(best, env), _energy(best)) if text]
+    parts = (_reached(best, comparisons), _threshold(best), _playtime(best, env), _energy(best), _meaning(best, at))
+    return [text for text in parts if text]
 
 
 def best_of(comparisons: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The highest IQM; of those that read the same, the highest mean: where a quarter of the seeds fail, the IQM hides it."""
     scored = [c for c in comparisons if c["score"]["iqm"] is not None]
-    return max(scored, key=lambda c: float(c["score"]["iqm"])) if scored else None
+    top = max((c["score"]["iqm"] for c in scored), default=None)
+    level = [c for c in scored if units.score(c["score"]["iqm"]) == units.score(top)]
+    return max(level, key=lambda c: float(c["score"]["mean"]), default=None)
 
 
 def _reached(best: dict[str, Any], comparisons: list[dict[str, Any]]) -> str:
-    score = best["score"]
-    text = f"{best['label']} reached {units.score(score['iqm'])}"
-    if score["n"] == 1:
-        return f"{text} with a single seed, which says nothing about the spread between seeds."
-    text += f", the {score['estimator']} of {score['n']} seeds"
-    if score["low"] is not None:
-        too_narrow = ", too narrow with so few seeds" if score["n"] < statistics.FEW_RUNS else ""
-        text += f" (95 % interval {units.score(score['low'])} to {units.score(score['high'])}{too_narrow})"
-    rivals = [
-        c["label"] for c in comparisons
-        if c is not best and c["score"]["high"] is not None and score["low"] is not None and c["score"]["high"] >= score["low"]
-    ]  # fmt: skip
+    reached = units.score(best["score"]["iqm"])
+    level = [best, *(c for c in comparisons if c is not best and units.score(c["score"]["iqm"]) == reached)]
+    if len(level) > 1:
+        how = "; ".join(f"{c['label']}{_how(c['score'])}" for c in level)
+        text = f"{join(c['label'] for c in level)} reached {reached}: {how}"
+    else:
+        text = f"{best['label']} reached {reached}{_how(best['score'])}"
+    rivals = [c["label"] for c in comparisons if c not in level and _overlaps(c["score"], best["score"])]
     return f"{text}; its interval overlaps that of {join(rivals)}." if rivals else f"{text}."
+
+
+def _how(score: dict[str, Any]) -> str:
+    if score["n"] == 1:
+        return " with a single seed, which says nothing about the spread between seeds"
+    text = f", the {score['estimator']} of {score['n']} seeds"
+    if score["low"] is None:
+        return text
+    too_narrow = ", too narrow with so few seeds" if score["n"] < statistics.FEW_RUNS else ""
+    return f"{text} (95 % interval {units.score(score['low'])} to {units.score(score['high'])}{too_narrow})"
+
+
+def _overlaps(other: dict[str, Any], best: dict[str, Any]) -> bool:
+    return other["high"] is not None and best["low"] is not None and other["high"] >= best["low"]
 
 
 def _threshold(best: dict[str, Any]) -> str:
@@ -68,13 +84,16 @@ def _threshold(best: dict[str, Any]) -> str:
 
 def _playtime(best: dict[str, Any], env: EnvRecord) -> str:
     if best["frames"] is None:
-        return "Its frames were not counted, so nobody knows how long a person would have played."
+        return f"The frames of {best['label']} were not counted, so nobody knows how long a person would have played."
     frames = units.count(best["frames"])
     if best["human_play_h"] is None and env.kind == "other":
         return f"The real-time rate of the task is not known, so the {frames} frames are no hours of play."
     if best["human_play_h"] is None:
         return f"The task has no physical time, so the {frames} frames that a seed learned from are no hours of play."
-    played = f"To play the {frames} frames that a seed learned from, a person would need {units.duration(best['human_play_h'] * 3600)}"
+    played = (
+        f"To play the {frames} frames that a seed of {best['label']} learned from, "
+        f"a person would need {units.duration(best['human_play_h'] * 3600)}"
+    )
     if env.kind != "atari":
         return f"{played}."
     practice, protocol = convert.human_practice_h(), convert.protocol_200m_frames()
@@ -93,19 +112,37 @@ def _times(ratio: float) -> str:
 def _energy(best: dict[str, Any]) -> str:
     energy = best["energy"]
     if energy["kwh"] is None:
-        return "Its energy is not known: no source could be measured or estimated."
+        return f"The energy of {best['label']} is not known: no source could be measured or estimated."
     how = "a measured" if energy["method"] == MEASURED else "an estimated"
-    text = f"Training one seed used {how} {energy_text(energy)} ({energy_spread(energy)})"
-    if energy["absent"]:
-        text += f", not counting {join(source_name(s) for s in energy['absent'])}, which has no number"
-    if best["cost_usd"] is not None:  # what else an energy means, such as its CO2, is said here
-        text += f", {units.money(best['cost_usd'])} of electricity at the price given"
-    brain = units.duration(best["brain_h"] * 3600)
-    return f"{text}; a human brain, at {convert.brain_power_w()[0]:g} W, runs on that for {brain}."
+    text = f"Training one seed of {best['label']} used {how} {energy_text(energy)} ({energy_spread(energy)})"
+    if lacking := [source_name(source) for source in energy["absent"]]:
+        text += f", not counting {join(lacking)}, which {'has' if len(lacking) == 1 else 'have'} no number"
+    return f"{text}."
+
+
+def _meaning(best: dict[str, Any], at: Rates) -> str:
+    """CO2, money, brain and coffee; nothing where the energy is not known."""
+    if best["energy"]["kwh"] is None:
+        return ""
+    grid, brain = convert.grid_intensity(at.country), units.duration(best["brain_h"] * 3600)
+    if at.country is None:
+        where = f"at the world mean of {grid.g_per_kwh:.0f} g/kWh, as no country was given"
+    else:
+        where = f"on the grid of {grid.place} ({grid.g_per_kwh:.0f} g/kWh in {grid.year})"
+    price = (
+        "at the price given"
+        if at.usd_per_kwh is not None
+        else f"at the {convert.electricity_price().what}, as no price was given"
+    )
+    return (
+        f"That is {units.mass(best['co2_kg'])} of CO₂ ({co2_spread(best)}) {where}, and {units.money(best['cost_usd'])} of electricity "
+        f"({money_spread(best)}) {price}. A human brain, at {convert.brain_power_w()[0]:g} W, runs on it for {brain}; "
+        f"as food it is {units.significant(best['coffees'])} cups of black coffee."
+    )
 
 
 def tiles(best: dict[str, Any]) -> list[dict[str, str]]:
-    """The four figures above the curves: {name, value, note}."""
+    """The six figures above the curves: {name, value, note}."""
     score, energy = best["score"], best["energy"]
     spread = (
         f"{units.score(score['low'])} to {units.score(score['high'])}, {score['n']} seeds" if score["n"] > 1 else "one seed"
@@ -117,16 +154,18 @@ def tiles(best: dict[str, Any]) -> list[dict[str, str]]:
         {"name": f"Score ({score['estimator']})" if score["n"] > 1 else "Score", "value": units.score(score["iqm"]), "note": spread},
         {"name": "Human playtime", "value": units.duration(None if play is None else play * 3600),
          "note": best["human_play_reason"] or f"{units.count(best['frames'])} frames in real time"},
-        {"name": f"Energy, {energy['method']}", "value": energy_text(energy), "note": energy_spread(energy)},
         {"name": "Wall-clock time", "value": units.duration(None if wall_h is None else wall_h * 3600), "note": device},
+        {"name": f"Energy, {energy['method']}", "value": energy_text(energy), "note": energy_spread(energy)},
+        {"name": "CO₂", "value": units.mass(best["co2_kg"]), "note": co2_spread(best)},
+        {"name": "Electricity", "value": units.money(best["cost_usd"]), "note": money_spread(best)},
     ]  # fmt: skip
 
 
-def energy_text(energy: dict[str, Any]) -> str:
+def energy_text(energy: Mapping[str, Any]) -> str:
     return units.energy(None if energy["kwh"] is None else energy["kwh"] * convert.JOULES_PER_KWH)
 
 
-def energy_spread(energy: dict[str, Any]) -> str:
+def energy_spread(energy: Mapping[str, Any]) -> str:
     if energy["kwh"] is None:
         return "no source has a number"
     if energy["low_kwh"] == energy["high_kwh"]:  # as an import reports it
@@ -134,14 +173,31 @@ def energy_spread(energy: dict[str, Any]) -> str:
     return units.energy_range(energy["low_kwh"] * convert.JOULES_PER_KWH, energy["high_kwh"] * convert.JOULES_PER_KWH)
 
 
-def all_runs(total: dict[str, Any]) -> str:
+def co2_spread(entry: Mapping[str, Any]) -> str:
+    if entry["co2_kg"] is None:
+        return "its energy is not known"
+    return _spread(units.mass(entry["low_co2_kg"]), units.mass(entry["high_co2_kg"]))
+
+
+def money_spread(entry: Mapping[str, Any]) -> str:
+    if entry["cost_usd"] is None:
+        return "its energy is not known"
+    return _spread(units.money(entry["low_cost_usd"]), units.money(entry["high_cost_usd"]))
+
+
+def _spread(low: str, high: str) -> str:
+    return "no interval known" if low == high else units.span(low, high)
+
+
+def all_runs(total: Mapping[str, Any]) -> str:
     """Everything that was spent on an agent, lost work included."""
     frames = "frames not counted" if total["frames"] is None else f"{units.count(total['frames'])} frames"
     time = "an unknown time" if total["wall_h"] is None else units.duration(total["wall_h"] * 3600)
     parts = [frames, f"{time} of wall-clock time"]
-    parts.append("energy not known" if total["kwh"] is None else units.energy(total["kwh"] * convert.JOULES_PER_KWH))
-    if total["cost_usd"] is not None:
-        parts.append(units.money(total["cost_usd"]))
+    if total["kwh"] is None:
+        parts.append("energy not known")
+    else:
+        parts += [energy_text(total), f"{units.mass(total['co2_kg'])} of CO₂", units.money(total["cost_usd"])]
     if total["lost_frames"]:
         parts.append(f"{units.count(total['lost_frames'])} frames of lost work")
     return ", ".join(parts)
@@ -152,7 +208,9 @@ def frontier(entry: dict[str, Any], comparisons: list[dict[str, Any]]) -> str:
     labels = {c["id"]: c["label"] for c in comparisons}
     best = join(labels[p["comparison"]] for p in entry["points"] if not p["dominated_by"])
     text = f"{THRESHOLD_NAMES[entry['level']].capitalize()} {units.score(entry['score'])}: nobody dominates {best}"
-    return f"{text}; not there {join(labels[c] for c in entry['not_there'])}." if entry["not_there"] else f"{text}."
+    for name, what in (("not_there", "not there"), ("unknown", "there, but without a count of frames or energy")):
+        text += f"; {what} {join(labels[c] for c in entry[name])}" if entry[name] else ""
+    return f"{text}."
 
 
 def setup(runs: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
@@ -206,3 +264,13 @@ def join(names: Iterable[str]) -> str:
     """``a``, ``a and b``, ``a, b and c``."""
     *rest, last = names
     return f"{', '.join(rest)} and {last}" if rest else last
+
+
+def rates(summary: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """What CO2 and money rest on."""
+    grid, price = convert.grid_intensity(summary["country"]), convert.electricity_price(summary["price_usd_per_kwh"])
+    unsaid = "" if summary["country"] else "No country was given (--country), so this is the "
+    return [
+        ("CO₂", [f"{unsaid}{grid.basis}. Of making the electricity; the hardware's manufacture is not in it."]),
+        ("Money", [f"The electricity alone, {price.basis}."]),
+    ]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +53,12 @@ def bootstrap_iqm(scores_by_task: Sequence[Floats], resamples: int = RESAMPLES) 
     """
     if min(len(scores) for scores in scores_by_task) < 2:
         return None
-    low, high = _bootstrap(tuple(np.asarray(s, float) for s in scores_by_task), resamples)
+    return _iqm_interval(resamples, *(np.asarray(scores, float).tobytes() for scores in scores_by_task))
+
+
+@lru_cache(maxsize=1024)  # where all seeds spent alike, scores at equal budgets are the same in every currency
+def _iqm_interval(resamples: int, *scores_by_task: bytes) -> Interval:
+    low, high = _bootstrap(tuple(np.frombuffer(scores) for scores in scores_by_task), resamples)
     return Interval(float(low), float(high))
 
 

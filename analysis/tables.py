@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import json
 import math
-import multiprocessing
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from analysis import convert
+from analysis.statistics import Floats
+from analysis.workers import spread
 from runs import schema
-
-MANY_FOLDERS = 200
 
 
 class NoRunsError(ValueError):
@@ -30,7 +30,7 @@ class NoRunsError(ValueError):
 
 @dataclass(frozen=True)
 class Run:
-    """One readable run folder: what was asked, the last line of its ledger, its evaluations."""
+    """One readable run folder: what was asked, the last line of its ledger (of a killed run: see ``schema.after_kill``), its evaluations."""
 
     id: str
     folder: Path
@@ -52,12 +52,15 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[Run], list[LeftOut]]:
     found = _find(folders)
     runs: list[Run] = []
     left_out: list[LeftOut] = []
-    for (run_id, folder), evals in _with_evals(sorted(zip(_short_ids(found), found, strict=True))):
+    named = sorted(zip(_short_ids(found), found, strict=True))
+    for (run_id, folder), contents in zip(
+        named, spread(_contents, [folder for _, folder in named], len(named), together=10), strict=True
+    ):
         try:
-            if isinstance(evals, schema.SchemaError):
-                raise evals
-            runs.append(_read(run_id, folder, evals))
-        except (schema.SchemaError, ValueError, TypeError, AttributeError) as error:
+            if isinstance(contents, str):
+                raise schema.SchemaError(contents)
+            runs.append(_run(run_id, folder, contents))
+        except schema.SchemaError as error:
             left_out.append(LeftOut(run_id, _one_line(str(error).replace(f"{folder}/", ""))))
     if not runs:
         first = left_out[0]
@@ -95,43 +98,50 @@ def _short_ids(folders: Sequence[Path]) -> list[str]:
     return ids
 
 
-Columns = dict[str, list[float | None]]
-Evals = tuple[Columns, str]  # and what the scores are returns of: all of one kind
+@dataclass(frozen=True)
+class Contents:
+    """What the JSON files of a folder hold. ``evals``: columns, an array where every evaluation has a number."""
+
+    record: schema.RunRecord
+    total: schema.LedgerLine
+    returns: str
+    evals: dict[str, Floats | list[float | None]]
 
 
-def _with_evals(named: list[tuple[str, Path]]) -> Iterator[tuple[tuple[str, Path], Evals | schema.SchemaError]]:
-    """The evaluations of each folder, or what is wrong with them. Checking a million lines takes all cores; a few runs need none of
-    that. The processes are forked and touch the standard library only, so that the threads of polars do not matter to them."""
-    folders = [folder for _, folder in named]
-    if len(folders) < MANY_FOLDERS or "fork" not in multiprocessing.get_all_start_methods():
-        yield from zip(named, map(_evals, folders), strict=True)
-        return
-    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("fork")) as pool:
-        yield from zip(named, pool.map(_evals, folders, chunksize=10), strict=True)
-
-
-def _evals(folder: Path) -> Evals | schema.SchemaError:
+def _contents(folder: Path) -> Contents | str:
     try:
-        lines = sorted((line for line in schema.read_evals(folder) if line.returns), key=lambda line: line.steps or 0)
-    except schema.SchemaError as error:
-        return error
-    columns: Columns = {name: [_float(getattr(line, name)) for line in lines] for name in _EVAL_COUNTERS}
-    columns |= {"score": [line.mean_return for line in lines], "games": [line.games or len(line.returns) for line in lines]}
-    return columns, lines[-1].kind if lines else schema.EVALUATION
+        record = schema.read_run(folder)
+        _check(record)
+        lines = schema.read_ledger(folder) if (folder / schema.LEDGER_FILE).exists() else []
+        if not lines:
+            return "has no ledger line yet"
+        total = schema.after_kill(lines, record) if schema.has_gone(lines[-1], datetime.now(UTC)) else lines[-1]
+        return Contents(record, total, *_evals(folder))
+    except (schema.SchemaError, ValueError, TypeError, AttributeError) as error:
+        return str(error)
+
+
+def _evals(folder: Path) -> tuple[str, dict[str, Floats | list[float | None]]]:
+    """What the scores are returns of (all of one kind), and the evaluations by steps in columns."""
+    read = schema.read_eval_columns(folder)
+    steps, returns = read["steps"], read["returns"]
+    kept = sorted((n for n, each in enumerate(returns) if each), key=lambda n: steps[n] or 0)
+    columns = {name: _column([read[name][n] for n in kept]) for name in _EVAL_COUNTERS}
+    columns["score"] = _column([sum(returns[n]) / len(returns[n]) for n in kept])
+    columns["games"] = [read["games"][n] or len(returns[n]) for n in kept]
+    return read["kind"][kept[-1]] if kept else schema.EVALUATION, columns
+
+
+def _column(values: list[float | None]) -> Floats | list[float | None]:
+    return values if None in values else np.array(values, float)
 
 
 _EVAL_COUNTERS = ("steps", "frames", "wall_s", "joules", "low_j", "high_j", "flops")
 
 
-def _read(run_id: str, folder: Path, evals: Evals) -> Run:
-    record = schema.read_run(folder)
-    _check(record)
-    lines = schema.read_ledger(folder) if (folder / schema.LEDGER_FILE).exists() else []
-    if not lines:
-        raise schema.SchemaError("has no ledger line yet")
-    columns, returns = evals
-    table = pl.DataFrame(columns, schema=dict.fromkeys([*_EVAL_COUNTERS, "score"], pl.Float64) | {"games": pl.Int64})
-    return Run(run_id, folder, record, lines[-1], returns, table, _monitor(folder))
+def _run(run_id: str, folder: Path, read: Contents) -> Run:
+    table = pl.DataFrame(read.evals, schema=dict.fromkeys([*_EVAL_COUNTERS, "score"], pl.Float64) | {"games": pl.Int64})
+    return Run(run_id, folder, read.record, read.total, read.returns, table, _monitor(folder))
 
 
 def _check(record: schema.RunRecord) -> None:
@@ -184,6 +194,18 @@ def energy_method(run: Run) -> str:
 
 def energy_grade(run: Run) -> str | None:
     return schema.energy_grade(run.total.energy, _on_gpu(run))
+
+
+def no_play(run: Run) -> str | None:
+    """Why the run's frames are no hours of play; None where they are."""
+    if run.record.env.frame_rate_hz is None:
+        return convert.NO_PHYSICAL_TIME if run.record.env.kind != "other" else "the real-time rate of the task is not known"
+    return "its frames were not counted" if run.total.lineage.frames is None else None
+
+
+def kwh(row: Mapping[str, Any]) -> dict[str, float | None]:
+    """The energy columns of a row in kilowatt-hours."""
+    return {"kwh": convert.kwh(row["joules"]), "low_kwh": convert.kwh(row["low_j"]), "high_kwh": convert.kwh(row["high_j"])}
 
 
 def _on_gpu(run: Run) -> bool:
@@ -274,6 +296,10 @@ def _evals_of(run: Run) -> pl.DataFrame:
 
 def _float(number: int | None) -> float | None:
     return None if number is None else float(number)
+
+
+def whole(number: float | None) -> int | None:
+    return None if number is None else int(number)
 
 
 def _difference(more: int | None, less: int | None) -> int | None:

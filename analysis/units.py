@@ -35,11 +35,15 @@ def energy(joules: float | None) -> str:
 
 
 def energy_range(low_j: float, high_j: float) -> str:
-    """Both ends in one unit where they share it: ``0.12–1.7 Wh``."""
-    low, high = energy(low_j), energy(high_j)
-    if low.split()[-1] == high.split()[-1]:
-        low = low.split()[0]
-    return f"{low}–{high}"
+    return span(energy(low_j), energy(high_j))
+
+
+def span(low: str, high: str) -> str:
+    """Both ends, the unit once where they share it: ``0.12–1.7 Wh``, ``$0.10–$2.00``; one of them where they read the same."""
+    if low == high:
+        return low
+    figure, _, unit = low.partition(" ")
+    return f"{figure if unit == high.partition(' ')[2] else low}–{high}"
 
 
 def duration(seconds: float | None) -> str:
@@ -103,6 +107,17 @@ def size(number_bytes: float | None) -> str:
 
 
 def money(usd: float | None) -> str:
+    """Dollars from one cent on, else cents."""
     if usd is None:
         return ABSENT
+    if usd == 0:
+        return "$0"
+    if usd < 0.01:
+        return f"{significant(100 * usd)} ¢"
     return f"${usd:,.2f}" if usd >= 1 else f"${significant(usd)}"
+
+
+def mass(kilograms: float | None) -> str:
+    if kilograms is None:
+        return ABSENT
+    return _scaled(kilograms, [(1000, 1000, "t"), (1, 1, "kg"), (1e-3, 1e-3, "g"), (0, 1e-6, "mg")])

@@ -19,7 +19,6 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 COUNTED_IN_ALE_PY = "0.12.1"
@@ -62,6 +61,8 @@ def games() -> dict[str, Game]:
 
 def boot_frames_are_exact() -> bool:
     """Whether the installed ale-py is the one in which the boot frames were counted."""
+    from importlib.metadata import PackageNotFoundError, version  # takes as long to load as all the rest of this package
+
     try:
         return version("ale-py") == COUNTED_IN_ALE_PY
     except PackageNotFoundError:

@@ -49,6 +49,9 @@ class Meter:
         protocol: str | None = None,
         frame_rate_hz: float | None = None,
         device: str | None = None,
+        cpu_watts: str | None = None,
+        wall_meter: str | Path | None = None,
+        gpu_share: float = 1.0,
         flops_per_step: int | None = None,
         flops_per_update: int | None = None,
         tensorboard: bool = False,
@@ -64,6 +67,9 @@ class Meter:
             protocol: how the environment is played, where it is one of ours (``nature``, ``sticky``, ...); Atari's default is ``own``.
             frame_rate_hz: frames in a second of human play, for an environment that playmeter does not know.
             device: ``cpu``, ``cuda:0``, ...; the default is the machine's one GPU if it has one.
+            cpu_watts: the processor's draw, ``70`` or ``65:85``, where nothing measures it.
+            wall_meter: a CSV that your wall meter's logger writes; see ``runs.energy.wall_meter``.
+            gpu_share: this process's part of the GPU, where several runs of yours share one.
             flops_per_step, flops_per_update: model FLOPs of choosing one action and of one update, if you know them.
             tensorboard: write TensorBoard curves too (imports torch).
             heartbeat_s: seconds between ledger lines, at most 5.
@@ -72,7 +78,7 @@ class Meter:
         """
         self._asked = ForeignConfig(
             Path(out), agent, env, seed, config or {}, protocol, frame_rate_hz, device, flops_per_step, flops_per_update,
-            tensorboard, heartbeat_s,
+            tensorboard, heartbeat_s, cpu_watts, None if wall_meter is None else Path(wall_meter), gpu_share,
         )  # fmt: skip
         self._recorder: Recorder | None = None
         self._folder: Path | None = None
@@ -93,7 +99,7 @@ class Meter:
             from runs.recorder import Recorder
 
             command = [Path(sys.argv[0]).name, *sys.argv[1:]]  # no path: run folders are handed to strangers
-            self._recorder = Recorder(self._asked, command, "Meter")
+            self._recorder = Recorder(self._asked, command, "Meter", notice=log)
             self._folder = self._recorder.path
             self._pid = os.getpid()
             self._recorder.start()
@@ -210,6 +216,13 @@ def status_of(error: BaseException | None) -> str:
     if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
         return FINISHED
     return INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED
+
+
+def log(note: str) -> None:
+    """Where the script sets up no logging of its own, Python shows it on stderr."""
+    import logging
+
+    logging.getLogger("playmeter").warning("playmeter: %s", note)
 
 
 def _in_a_worker(folder: Path, asked: ForeignConfig) -> Meter:

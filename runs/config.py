@@ -6,17 +6,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from agents.baselines import BaselineConfig
 from agents.config import AgentConfig
-from runs.energy.source import EnergyOptions
+from runs.schema import MOST_HEARTBEAT_S
+
+if TYPE_CHECKING:
+    from runs.energy.source import EnergyOptions
 
 DOMAINS = {"control": "classic", "minatar": "minatar", "atari": "atari"}
 """An environment's kind -> the domain whose settings an agent has there."""
-
-MOST_HEARTBEAT_S = 5.0
-"""Seconds between ledger lines: no kill costs more."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,8 @@ class RunConfig:
 
     @property
     def energy(self) -> EnergyOptions:
+        from runs.energy.source import EnergyOptions
+
         return EnergyOptions(self.cpu_watts, None if self.wall_meter is None else Path(self.wall_meter), self.gpu_share)
 
 
@@ -75,6 +77,15 @@ class ForeignConfig:
     flops_per_update: int | None = None
     tensorboard: bool = False
     heartbeat_s: float = 2.0
+    cpu_watts: str | None = None
+    wall_meter: Path | None = None
+    gpu_share: float = 1.0
+
+    @property
+    def energy(self) -> EnergyOptions:
+        from runs.energy.source import EnergyOptions
+
+        return EnergyOptions(self.cpu_watts, self.wall_meter, self.gpu_share)
 
     def check(self) -> None:
         """Raise InputError for what no run folder can hold."""
@@ -93,3 +104,14 @@ class ForeignConfig:
             json.dumps(dict(self.config), allow_nan=False)
         except (TypeError, ValueError) as error:
             raise InputError(f"config must be plain data that JSON can hold: {error}") from error
+        check_energy(self.energy)
+
+
+def check_energy(energy: EnergyOptions) -> None:
+    """Raise InputError for what no run can be metered with. Asked once: what goes wrong later is a note, and no end of a training."""
+    from runs.energy import check_options
+
+    try:
+        check_options(energy)
+    except ValueError as error:
+        raise InputError(str(error)) from error

@@ -10,6 +10,10 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
+from runs.schema import ABSENT, LedgerLine, present, total_energy
+
+JOULES_PER_KWH = 3.6e6
+
 
 class Curves:
     """The curves of one run."""
@@ -34,6 +38,29 @@ class Curves:
 
     def close(self) -> None:
         self._writer.close()
+
+
+def live(before: LedgerLine, line: LedgerLine) -> dict[str, float]:
+    """What goes on now, as means since the line before, by the names that TensorBoard shows. What is not known has no curve."""
+    values: dict[str, float] = {}
+    energy, was = total_energy(line.energy), total_energy(before.energy)
+    seconds = (line.wall_s or 0.0) - (before.wall_s or 0.0)
+    if energy.method != ABSENT:
+        values["meter/energy, kWh"] = energy.joules / JOULES_PER_KWH
+        if seconds > 0 and present(line.energy).keys() == present(before.energy).keys():
+            values["meter/power, W"] = (energy.joules - was.joules) / seconds
+    busy, allocated = _more(line.gpu_busy_s, before.gpu_busy_s), _more(line.gpu_allocated_s, before.gpu_allocated_s)
+    if busy is not None and allocated:
+        values["meter/GPU utilisation, %"] = 100 * busy / allocated
+    for name in ("frames", "steps"):
+        more = _more(getattr(line.lineage, name), getattr(before.lineage, name))
+        if more and seconds > 0:  # none while evaluations are played
+            values[f"speed/{name} per s"] = more / seconds
+    return values
+
+
+def _more(now: float | None, before: float | None) -> float | None:
+    return None if now is None or before is None else now - before
 
 
 def axes(steps: int | None, frames: int | None, play_s: float | None, wall_s: float, joules: float) -> dict[str, float | None]:

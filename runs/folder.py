@@ -33,8 +33,7 @@ def new_folder(out: Path, env: str, agent: str, seed: int) -> Path:
 
     A colon in the agent's name is a hyphen in the path: some file systems and tools give it a meaning.
     """
-    parent = out / env / agent.replace(":", "-")
-    number = 1
+    parent, number = agent_folder(out, env, agent), 1
     while True:
         folder = parent / (f"seed{seed}" if number == 1 else f"seed{seed}-{number}")
         try:
@@ -46,6 +45,11 @@ def new_folder(out: Path, env: str, agent: str, seed: int) -> Path:
             number += 1
         except OSError as error:
             raise InputError(f"{out} cannot be written: {error.strerror}; choose another folder with --out") from error
+
+
+def agent_folder(out: Path, env: str, agent: str) -> Path:
+    """Where the run folders of an agent lie."""
+    return out / env / agent.replace(":", "-")
 
 
 def check_writable(out: Path) -> None:

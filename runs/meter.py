@@ -5,6 +5,7 @@ It counts the whole process from ``start``; S runs that train together each take
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -164,15 +165,19 @@ def boottime_ns() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic_ns()
 
 
-def _peak_cuda_bytes(index: int) -> int:
+def _peak_cuda_bytes(index: int) -> int | None:
     """The most that torch's allocator reserved of the board: what must be free for this run, less the CUDA context itself."""
-    import torch
+    cuda = _torch_cuda()
+    return None if cuda is None else int(cuda.max_memory_reserved(index))
 
-    return int(torch.cuda.max_memory_reserved(index))
 
-
-def _peak_cuda_allocated_bytes(index: int) -> int:
+def _peak_cuda_allocated_bytes(index: int) -> int | None:
     """The most of that that tensors held."""
-    import torch
+    cuda = _torch_cuda()
+    return None if cuda is None else int(cuda.max_memory_allocated(index))
 
-    return int(torch.cuda.max_memory_allocated(index))
+
+def _torch_cuda() -> Any:
+    """None where this process does not use torch on a GPU: a metered script may use another library."""
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch is not None and torch.cuda.is_initialized() else None

@@ -17,7 +17,6 @@ from envs import EnvSpec, Protocol, World, lane_seeds, make
 from runs.budget import Budget
 from runs.config import InputError, RunConfig
 from runs.counters import Counters
-from runs.energy import check_options
 from runs.flops import FlopCosts
 from runs.loop import Books
 from runs.machine import reserved_vcpus
@@ -121,14 +120,6 @@ def check_numbers(config: RunConfig) -> None:
         raise InputError(f"--threads must be at least 1, not {config.threads}")
     if not 0 < config.heartbeat_s <= 5:
         raise InputError(f"the heartbeat must lie between 0 and 5 s, not {config.heartbeat_s:g} s")
-
-
-def check_energy(config: RunConfig) -> None:
-    """Raise InputError for what no run can be metered with. Asked once: what goes wrong later is a note, and no end of a training."""
-    try:
-        check_options(config.energy)
-    except ValueError as error:
-        raise InputError(str(error)) from error
 
 
 def check_warm_up(job: Job, warm_up_steps: int, flag: str) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from runs.anyone import RUN_VARIABLE
 from runs.config import ForeignConfig, InputError
 from runs.recorder import Recorder
-from runs.schema import FAILED, FINISHED, INTERRUPTED
+from runs.schema import FAILED, FINISHED, INTERRUPTED, PROCESS_TREE
 
 LOOK_S = 0.2
 NOT_EXECUTABLE, NOT_FOUND = 126, 127  # as the shell, env, nice and timeout say it: 2 may be the command's own
@@ -41,7 +41,7 @@ def run_metered(asked: ForeignConfig, command: Sequence[str], own_command: Seque
     if not hasattr(signal, "sigtimedwait"):
         raise InputError("playmeter meter needs Linux: this system cannot wait for a process and its signals at once")
     program = find(command[0])
-    recorder = Recorder(asked, list(own_command), "process tree", children_only=True)
+    recorder = Recorder(asked, list(own_command), PROCESS_TREE, children_only=True)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON | {signal.SIGCHLD})
     try:
         recorder.start(threaded=False)

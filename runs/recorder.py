@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 import warnings
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from envs.registry import relative, spec
-from runs.config import MOST_HEARTBEAT_S, ForeignConfig, InputError
-from runs.energy import sources_for
-from runs.folder import RunFolder, check_writable, new_folder, remove_folder
+from runs.config import ForeignConfig, InputError
+from runs.folder import RunFolder, agent_folder, check_writable, new_folder, remove_folder
+from runs.killed import close_killed, product
 from runs.machine import describe_device, describe_machine, git_commit, tree_rss_bytes, versions
 from runs.meter import Meter as ProcessMeter
-from runs.schema import RUNNING, Counts, EnvRecord, EvalRecord, Flops, LedgerLine, RunRecord
+from runs.schema import MOST_HEARTBEAT_S, RUNNING, Counts, EnvRecord, EvalRecord, Flops, LedgerLine, RunRecord, total_energy
 from runs.tally import Counted, Events, close_counting, counted, open_counting
 
 if TYPE_CHECKING:
@@ -33,21 +33,33 @@ class Recorder:
     The two are called by one thread; a thread of our own beats in between unless ``threaded`` is False and the caller does.
     """
 
-    def __init__(self, asked: ForeignConfig, command: list[str], how: str, children_only: bool = False) -> None:
-        """Makes the run folder. ``how`` the loop is metered, for ``run.json``. Raises InputError; then nothing was written.
+    def __init__(
+        self,
+        asked: ForeignConfig,
+        command: list[str],
+        how: str,
+        children_only: bool = False,
+        notice: Callable[[str], None] = lambda note: None,
+    ) -> None:
+        """Makes the run folder, and ends those beside it whose writer was killed. Raises InputError; then nothing was written.
 
-        ``children_only``: the loop runs in child processes, so the memory of this one is none of its.
+        Args:
+            how: the loop is metered, for ``run.json``.
+            children_only: the loop runs in child processes, so the memory of this one is none of its.
+            notice: told what is missing or odd in the figures, each once.
         """
         asked.check()
         self._children_only = children_only
         check_writable(asked.out)
         self.asked, self.device = asked, device_record(asked.device)
         record = run_record(asked, command, how, self.device)
-        self.meter = ProcessMeter(None, sources=sources_for(self.device))  # no torch: it may not be the script's library
+        self.meter = ProcessMeter(self.device, energy=asked.energy)
+        self._notice, self._told = notice, list[str]()
+        close_killed(agent_folder(asked.out, asked.env, asked.agent))
         self.path = new_folder(asked.out, asked.env, asked.agent, asked.seed)
         try:
             self._folder = RunFolder(self.path, record)
-            open_counting(self.path)
+            self._writer = open_counting(self.path)
         except OSError as error:
             remove_folder(self.path, asked.out)
             raise InputError(f"{asked.out} cannot be written: {error.strerror}; choose another folder") from error
@@ -83,11 +95,13 @@ class Recorder:
             if self._curves is not None:
                 self._curves.close()
             close_counting(self.path)
+            self._writer.close()
 
     def withdraw(self) -> None:
         """Nothing came of it: leave no trace."""
         self.meter.stop()
         self._folder.close()
+        self._writer.close()
         remove_folder(self.path, self.asked.out)
 
     def look(self) -> None:
@@ -101,7 +115,8 @@ class Recorder:
         with self._lock:
             self.look()
             reading, counts = self.meter.read(), counted(self.path)
-            on_gpu = self.device["type"] == "cuda"
+            self._tell_notes()
+            before, mine = self.last, not self._children_only
             lineage = Counts(counts.frames, counts.steps, counts.updates, counts.episodes)
             self.last = LedgerLine(
                 status=status,
@@ -113,16 +128,18 @@ class Recorder:
                 wall_s=reading.wall_s,
                 active_s={},
                 cpu_s=reading.cpu_s,
-                gpu_allocated_s=reading.wall_s if on_gpu else 0.0,
+                gpu_allocated_s=reading.gpu_allocated_s,
                 gpu_busy_s=reading.gpu_busy_s,
                 energy=reading.energy,
                 flops=self._flops(counts),
                 peak_rss_bytes=self._peak_rss_bytes,
-                peak_cuda_bytes=peak_cuda_bytes() if on_gpu and not self._children_only else None,
+                peak_cuda_bytes=reading.peak_cuda_bytes if mine else None,
+                peak_cuda_allocated_bytes=reading.peak_cuda_allocated_bytes if mine else None,
+                notes=list(self.meter.notes),
             )
             self._folder.ledger(self.last)
-            if self._curves is not None:
-                self._draw(self._curves, self.last, counts)
+            if self._curves is not None and before is not None:
+                self._draw(self._curves, before, self.last)
 
     def take_events(self) -> None:
         """Write the episodes and evaluations that were counted since the last time."""
@@ -137,7 +154,7 @@ class Recorder:
                     self._evaluated(event, wall_s)
 
     def _evaluated(self, event: dict[str, Any], wall_s: float) -> None:
-        energy, counts = self.meter.read().energy.values(), Counted(**event["counted"])
+        energy, counts = total_energy(self.meter.read().energy), Counted(**event["counted"])
         if self._eval_steps is not None:
             self._eval_steps = self._eval_steps + sum(event["lengths"]) if event["lengths"] else None
         record = EvalRecord(
@@ -145,9 +162,9 @@ class Recorder:
             frames=counts.frames,
             updates=counts.updates,
             wall_s=wall_s,
-            joules=sum(e.joules for e in energy),
-            low_j=sum(e.low_j for e in energy),
-            high_j=sum(e.high_j for e in energy),
+            joules=energy.joules,
+            low_j=energy.low_j,
+            high_j=energy.high_j,
             flops=self._flops(counts).total,
             epsilon=event["epsilon"],
             returns=event["returns"],
@@ -161,26 +178,36 @@ class Recorder:
         """What the user's numbers per step and per update give; without them nothing is known."""
         asked, eval_steps = self.asked, self._eval_steps if counts.eval_steps is None else counts.eval_steps
         return Flops(
-            act=_product(asked.flops_per_step, counts.steps),
-            update=_product(asked.flops_per_update, counts.updates),
-            eval=_product(asked.flops_per_step, eval_steps),
+            act=product(asked.flops_per_step, counts.steps),
+            update=product(asked.flops_per_update, counts.updates),
+            eval=product(asked.flops_per_step, eval_steps),
         )
 
-    def _draw(self, curves: Curves, line: LedgerLine, counts: Counted) -> None:
+    def _draw(self, curves: Curves, before: LedgerLine, line: LedgerLine) -> None:
+        from runs.curves import live
+
         assert line.wall_s is not None  # only imports do not know it
         if self._scores:
             score = sum(self._scores) / len(self._scores)
-            curves.over_every_axis("training score", score, self._axes(counts, line.wall_s, line.joules))
+            curves.over_every_axis("training score", score, self._axes(line.lineage, line.wall_s, line.joules))
             self._scores.clear()
-        if counts.steps is not None:
-            curves.over_steps({"speed/steps per s": counts.steps / line.wall_s, "meter/energy, J": line.joules}, counts.steps)
+        steps = line.lineage.steps
+        curves.over_steps(
+            live(before, line), round(line.wall_s) if steps is None else steps
+        )  # seconds, where nobody counts steps
         curves.flush()
 
-    def _axes(self, counts: Counted, wall_s: float, joules: float) -> dict[str, float | None]:
+    def _axes(self, counts: Counts | Counted, wall_s: float, joules: float) -> dict[str, float | None]:
         from runs.curves import axes
 
         play_s = None if counts.frames is None or self._rate_hz is None else counts.frames / self._rate_hz
         return axes(counts.steps, counts.frames, play_s, wall_s, joules)
+
+    def _tell_notes(self) -> None:
+        for note in self.meter.notes:
+            if note not in self._told:
+                self._told.append(note)
+                self._notice(note)
 
     def _beat_until_stopped(self) -> None:
         while not self._stopping.wait(self.asked.heartbeat_s):
@@ -188,16 +215,6 @@ class Recorder:
                 self.beat()
             except OSError as error:  # a full disk must not end the training
                 warnings.warn(f"playmeter: {self.path} cannot be written: {error.strerror}", RuntimeWarning, stacklevel=1)
-
-
-def peak_cuda_bytes() -> int | None:
-    """The most that torch's allocator held of its present device; None where this process does not use torch on a GPU."""
-    torch = sys.modules.get("torch")
-    return int(torch.cuda.max_memory_reserved()) if torch is not None and torch.cuda.is_initialized() else None
-
-
-def _product(cost: int | None, number: int | None) -> int | None:
-    return None if cost is None or number is None else round(cost * number)
 
 
 def run_record(asked: ForeignConfig, command: list[str], how: str, device: dict[str, Any]) -> RunRecord:
@@ -211,6 +228,9 @@ def run_record(asked: ForeignConfig, command: list[str], how: str, device: dict[
         budget=OWN,
         run_config={
             "metered": how,
+            "cpu_watts": asked.cpu_watts,
+            "wall_meter": None if asked.wall_meter is None else asked.wall_meter.name,  # no path: folders are handed on
+            "gpu_share": asked.gpu_share,
             "heartbeat_s": asked.heartbeat_s,
             "flops_per_step": asked.flops_per_step,
             "flops_per_update": asked.flops_per_update,

@@ -7,6 +7,7 @@ process that writes the run folder sums the numbers, takes the events over, and 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import mmap
 import os
@@ -14,12 +15,13 @@ import secrets
 import struct
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 COUNTING = "counting"
-_NUMBERS, _EVENTS = ".numbers", ".events"
+_NUMBERS, _EVENTS, _WRITER = ".numbers", ".events", "writer"
 _SLOTS = ("frames", "steps", "reported_steps", "updates", "episodes", "eval_frames", "eval_steps", "untold_frames")
 _FORMAT = f"{len(_SLOTS)}q"
 _NEVER = -1  # nobody counted this
@@ -89,13 +91,43 @@ class EvaluationPlay:
         pass
 
 
-def open_counting(folder: Path) -> None:
+def open_counting(folder: Path) -> BinaryIO:
+    """Make room for counters. The run is under way until the file is closed or this process ends, however it ends."""
     (folder / COUNTING).mkdir()
+    writer = (folder / COUNTING / _WRITER).open("wb", buffering=0)
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(writer, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    writer.write(str(time.monotonic_ns()).encode())
+    return writer
+
+
+def claim(folder: Path) -> BinaryIO | None:
+    """The right to end a folder whose writer is dead, for as long as the file is open; None: it lives, or nobody can know."""
+    writer = (folder / COUNTING / _WRITER).open("ab")
+    try:
+        fcntl.flock(writer, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        writer.close()
+        return None
+    return writer
 
 
 def is_counting(folder: Path) -> bool:
-    """Whether a run in this folder is under way (or was killed)."""
-    return (folder / COUNTING).is_dir()
+    """Whether the process that writes this folder lives."""
+    try:
+        with (folder / COUNTING / _WRITER).open("rb") as writer:
+            fcntl.flock(writer, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:  # taken, or a file system without locks, where nobody can know
+        return True
+    return False
+
+
+def started_ns(folder: Path) -> int | None:
+    """The clock of events when the run began."""
+    text = (folder / COUNTING / _WRITER).read_text(encoding="ascii")
+    return int(text) if text.isdecimal() else None
 
 
 def close_counting(folder: Path) -> None:

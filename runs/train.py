@@ -19,15 +19,15 @@ from agents.config import AgentConfig
 from envs import EnvSpec, spec
 from envs.registry import protocol_of
 from runs.budget import parse_budget
-from runs.config import RunConfig
-from runs.curves import Curves, axes
+from runs.config import RunConfig, check_energy
+from runs.curves import Curves, axes, live
 from runs.family import FamilyTrainer
 from runs.folder import RunFolder, check_writable, new_folder
 from runs.loop import Ended, Episode, Evaluated, Event, Heartbeat, Trainer
 from runs.machine import describe_device, describe_machine, git_commit, versions
 from runs.meter import Meter, MeterReading
-from runs.prepare import Job, check_energy, check_numbers, resolve_device
-from runs.schema import FAILED, RUNNING, EnvRecord, EvalRecord, LedgerLine, RunRecord, total_energy
+from runs.prepare import Job, check_numbers, resolve_device
+from runs.schema import FAILED, INTERRUPTED, RUNNING, EnvRecord, EvalRecord, LedgerLine, RunRecord, total_energy
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def train(
         InputError, BudgetError, UnknownEnv, ConfigError: nothing was written.
     """
     env_spec = spec(config.env)
-    check_energy(config)
+    check_energy(config.energy)
     device = resolve_device(config.device)
     agent = config.agent_config
     lockstep = isinstance(agent, AgentConfig) and (agent.encoder == "mlp" or device.type != "cpu")
@@ -162,11 +162,12 @@ class Group:
         self._open_folders()
         self.meter.lap("setup")
         self.status = RUNNING
+        self._write_ledger(RUNNING, None)  # what setting up took is known even of a run that is killed at once
         try:
             self.trainer.train(self._consume)
-        except BaseException:
+        except BaseException as error:
             self.meter.stop()
-            self._write_ledger(FAILED, None)
+            self._write_ledger(INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED, None)
             raise
         finally:
             self.trainer.books.world.close()
@@ -242,20 +243,13 @@ class Group:
             self._heartbeat(event)
 
     def _heartbeat(self, event: Heartbeat) -> None:
-        before = self._last_report
-        reading = self._write_ledger(RUNNING, None)
-        seconds, steps = self._last_report[0] - before[0], self._last_report[1] - before[1]
+        before = self.lines
+        self._write_ledger(RUNNING, None)
         for k, curves in enumerate(self.curves):
             if self.scores[k]:
                 curves.over_every_axis("training score", float(np.mean(self.scores[k])), self._axes(k))
-            values = {
-                "speed/frames per s": int(self.counters.frames_by_seed[k]) / reading.wall_s,
-                "meter/energy, J": self.counters.joules,
-                **{f"learning/{name}": value[k] for name, value in event.learning.items()},
-            }
-            if steps:  # none in a heartbeat of an evaluation
-                values["speed/steps per s"] = steps / seconds
-            curves.over_steps(values, self.counters.steps)
+            learning = {f"learning/{name}": value[k] for name, value in event.learning.items()}
+            curves.over_steps(live(before[k], self.lines[k]) | learning, self.counters.steps)
             curves.flush()
             self.scores[k].clear()
 
@@ -297,9 +291,10 @@ class Group:
         counters.wall_s = reading.wall_s
         counters.joules = total_energy(reading.energy).joules
         self._tell_notes()
+        self.lines = []  # the latest of each run
         for k, folder in enumerate(self.folders):
             counts = counters.counts(k)
-            folder.ledger(
+            self.lines.append(
                 LedgerLine(
                     status=status,
                     time_utc=now_utc(),
@@ -321,6 +316,7 @@ class Group:
                     notes=list(self.meter.notes),
                 )
             )
+            folder.ledger(self.lines[k])
         self._report(status, whole)
         return reading
 

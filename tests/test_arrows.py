@@ -1,4 +1,4 @@
-"""The arrows between the rooms, as docs/decisions.md draws them: playmeter -> {runs, analysis}; runs -> {agents, envs};
+"""The arrows between the rooms, as docs/decisions.md draws them: playmeter -> cli -> all rooms; runs -> {agents, envs};
 analysis -> runs.schema alone; agents and envs know nobody."""
 
 from __future__ import annotations
@@ -12,8 +12,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("agents", "envs", "runs", "analysis")
-MAY_IMPORT = {"agents": set(), "envs": set(), "runs": {"agents", "envs"}, "analysis": {"runs.schema"}}
+ROOMS = ("agents", "envs", "runs", "analysis", "cli")
+MAY_IMPORT = {
+    "agents": set(),
+    "envs": set(),
+    "runs": {"agents", "envs"},
+    "analysis": {"runs.schema"},
+    "cli": {"agents", "envs", "runs", "analysis"},
+}
 FORBIDDEN_LIBRARIES = {
     "agents": {"ale_py", "minatar", "tensorboard"},
     "envs": {"torch", "tensorboard"},
@@ -56,6 +62,23 @@ def test_the_schema_needs_the_standard_library_only() -> None:
     assert {module.split(".")[0] for module in imports(ROOT / "runs/schema.py")} <= set(sys.stdlib_module_names)
 
 
+# What an import of the Meter must not wait for: each takes as long as all of playmeter, or longer.
+HEAVY = {
+    "torch",
+    "gymnasium",
+    "numpy",
+    "polars",
+    "scipy",
+    "altair",
+    "stable_baselines3",
+    "tensorboard",
+    "tyro",
+    "rich",
+    "psutil",
+    "pynvml",
+}
+
+
 def loaded_by(statement: str) -> set[str]:
     code = f"import sys; {statement}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
@@ -68,11 +91,12 @@ def loaded_by(statement: str) -> set[str]:
         ("import analysis", {"torch", "gymnasium", "polars", "altair"}),
         ("import analysis.report", {"torch", "gymnasium"}),
         ("import runs.schema", {"torch", "gymnasium", "numpy"}),
-        ("import playmeter", {"torch", "gymnasium", "polars", "altair"}),
+        ("import playmeter", HEAVY),
         ("import runs.importing", {"torch", "gymnasium", "tensorboard", "polars"}),
+        ("import cli.report, cli.lists, cli.meter", {"torch", "gymnasium", "polars", "altair"}),
         ("import envs", {"torch", "gymnasium"}),
-        ("from playmeter import Meter, count_frames", {"torch", "gymnasium", "numpy", "polars", "altair", "stable_baselines3"}),
-        ("from playmeter import Meter; Meter('out', agent='a', env='e')", {"torch", "gymnasium", "numpy"}),
+        ("from playmeter import Meter, count_frames", HEAVY),
+        ("from playmeter import Meter; Meter('out', agent='a', env='e')", HEAVY),
     ],
 )
 def test_what_need_not_be_loaded_is_not(statement: str, not_loaded: set[str]) -> None:
@@ -81,7 +105,7 @@ def test_what_need_not_be_loaded_is_not(statement: str, not_loaded: set[str]) ->
 
 def test_a_meter_around_a_loop_needs_no_torch_and_no_gymnasium(tmp_path: Path) -> None:
     loop = f"from playmeter import Meter\nwith Meter({str(tmp_path)!r}, agent='a', env='e', device='cpu') as m: m.steps(3)\n"
-    assert not loaded_by(f"exec({loop!r})") & {"torch", "gymnasium", "numpy", "polars"}
+    assert not loaded_by(f"exec({loop!r})") & (HEAVY - {"psutil", "pynvml"}), "with these two it meters"
     assert (tmp_path / "e/a/seed0/ledger.jsonl").exists()
 
 

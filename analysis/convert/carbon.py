@@ -28,6 +28,11 @@ class Intensity:
     year: str
     source: str
 
+    @property
+    def basis(self) -> str:
+        spread = "" if self.low is None else f" ({self.low:.0f} to {self.high:,.0f} by country)"
+        return f"{self.place}, {self.g_per_kwh:.0f} g/kWh{spread}, {self.year}: {self.source}"
+
 
 def grid_intensity(country: str | None = None) -> Intensity:
     """Of a country, by its three-letter ISO code or English name; of the world, with the range of countries, without one.
@@ -50,9 +55,7 @@ def co2_g(energy_kwh: float | None, country: str | None = None) -> Figure | None
     if energy_kwh is None:
         return None
     grid = grid_intensity(country)
-    spread = "" if grid.low is None else f" ({grid.low:.0f} to {grid.high:,.0f} by country)"
-    basis = f"{grid.place}, {grid.g_per_kwh:.0f} g/kWh{spread}, {grid.year}: {grid.source}"
-    return scaled(energy_kwh, grid.g_per_kwh, grid.low, grid.high, basis)
+    return scaled(energy_kwh, grid.g_per_kwh, grid.low, grid.high, grid.basis)
 
 
 @cache

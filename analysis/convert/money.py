@@ -13,29 +13,24 @@ from analysis.convert.tables import rows, table
 
 @dataclass(frozen=True)
 class Price:
-    """USD for one unit (kWh or device-hour), with the spread of the table; ``basis`` names date and source."""
+    """USD for one unit (kWh or device-hour), with the spread of the table; ``what`` is in a few words what ``basis`` says with date and source."""
 
     usd: float
     low: float | None
     high: float | None
+    what: str
     basis: str
 
 
-def cost_usd(energy_kwh: float | None, price_usd_per_kwh: float | None) -> float | None:
-    """Price of the electricity alone; None where no price was given."""
-    if energy_kwh is None or price_usd_per_kwh is None:
-        return None
-    return energy_kwh * price_usd_per_kwh
-
-
 def electricity_price(usd_per_kwh: float | None = None) -> Price:
-    """The given price of a kilowatt-hour, else the world average for businesses with the range of continents."""
+    """The given price of a kilowatt-hour, else the mean of the United States with the range of its states."""
     if usd_per_kwh is not None:
-        return Price(usd_per_kwh, None, None, f"at {usd_per_kwh:g} USD per kWh, as given")
-    row = table("electricity_prices")["world_business"]
+        return Price(usd_per_kwh, None, None, "price given", f"at {usd_per_kwh:g} USD per kWh, as given")
+    row = table("electricity_prices")["us_all_sectors"]
     low, high = float(row["low"]), float(row["high"])
-    basis = f"at {row['usd_per_kwh']} USD per kWh ({low:g} to {high:g} by continent), {row['quantity']}, {row['date']}: {row['source']}"
-    return Price(float(row["usd_per_kwh"]), low, high, basis)
+    what = f"{row['quantity']} in {row['date']}"
+    basis = f"at {row['usd_per_kwh']} USD per kWh ({low:g} to {high:g} by state), {what}: {row['source']}"
+    return Price(float(row["usd_per_kwh"]), low, high, what, basis)
 
 
 def electricity_cost_usd(energy_kwh: float | None, usd_per_kwh: float | None = None) -> Figure | None:
@@ -59,7 +54,7 @@ def device_price(device: str) -> Price | None:
         f"at {median(prices):.3g} USD per hour of {found[0]['device']} ({min(prices):g} to {max(prices):g} by vendor), "
         f"on demand, {_span(dates)}, {', '.join(vendors)}: {found[0]['source']}"
     )
-    return Price(median(prices), min(prices), max(prices), basis)
+    return Price(median(prices), min(prices), max(prices), f"rent of {device}", basis)
 
 
 def device_cost_usd(device_h: float | None, device: str, usd_per_h: float | None = None) -> Figure | None:

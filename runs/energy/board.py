@@ -134,7 +134,7 @@ class NvmlBoard:
         high_j = high / (1 - self._error) + self._gap_high_j + unread_s * self._limit_w + edges_j
         method = ESTIMATED if self._was_shared else self._method
         samples = self._samples if self._read_joules is None else int((self._last_ns - self._start_ns) / 1e9 / EDGE_S)
-        return Energy(joules + self._gap_j, low_j, high_j, method, samples)
+        return Energy(joules + self._gap_j, low_j, high_j, method, samples, most_w=self._limit_w * self._part.high)
 
     def _take(self, nvml: Nvml) -> None:
         """See who used the board since the last time, and split what it drew meanwhile."""
@@ -167,7 +167,7 @@ class NvmlBoard:
         self._last, self._last_ns = joules, now_ns
 
     def _integrate(self, nvml: Nvml, read_watts: Callable[[], float]) -> None:
-        now_ns, watts = self._clock(), nvml.ask("power", read_watts)
+        now_ns, watts = self._clock(), self._plausible(nvml.ask("power", read_watts))
         if watts is None:
             self._method = ESTIMATED
             return
@@ -181,6 +181,15 @@ class NvmlBoard:
         self._samples += step_s > 0
         self._last, self._last_ns = watts, now_ns
 
+    def _plausible(self, watts: float | None) -> float | None:
+        """None, with a note, for what no board draws: also nothing at all."""
+        if watts is None or 0 < watts <= IMPOSSIBLE * self._limit_w:
+            return watts
+        say_once(
+            self.notes, "the GPU tells a power that no board draws (0 W, or far above its limit): such readings are left out"
+        )
+        return None
+
     def _add_busy(self, nvml: Nvml) -> None:
         now_ns, busy = self._clock(), nvml.utilisation()
         if busy is None or self._busy_s is None:
@@ -191,7 +200,7 @@ class NvmlBoard:
 
     def _look(self, nvml: Nvml) -> None:
         self._part = self._our_part(nvml)
-        self._shared.saw(nvml.watts())
+        self._shared.saw(self._plausible(nvml.watts()))
 
     def _our_part(self, nvml: Nvml) -> sharing.Part:
         """In a container NVML sees the host's pids, so that none is ours, and a single one may be ourselves."""
@@ -225,7 +234,7 @@ class NvmlBoard:
             say_once(self.notes, "the GPU is virtual (vGPU): what it tells of its energy is an estimate")
         for reader in (nvml.counter_j, nvml.instant_w, nvml.average_w):
             first = nvml.ask(reader.__name__, reader, quiet=True)
-            if first is None:
+            if first is None or (reader != nvml.counter_j and self._plausible(first) is None):
                 continue
             self._last, self._last_ns = first, self._clock()
             if reader == nvml.counter_j:

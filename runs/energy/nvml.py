@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from runs.energy.source import say_once
 
 UNKNOWN_LIMIT_W = 1500.0  # more than any board draws; used where NVML does not tell the power limit
+MOST_LIMIT_W = 5000.0  # a limit beyond is none
 
 Answer = TypeVar("Answer")
 
@@ -49,7 +50,7 @@ class Nvml:
     def power_limit_w(self) -> float:
         for limit in (self._nvml.nvmlDeviceGetEnforcedPowerLimit, self._nvml.nvmlDeviceGetPowerManagementLimit):
             milliwatts = self.ask("power limit", partial(limit, self._board), quiet=True)
-            if milliwatts:
+            if milliwatts and milliwatts <= 1e3 * MOST_LIMIT_W:
                 return float(milliwatts) / 1e3
         say_once(self.notes, f"NVML does not tell the power limit: {UNKNOWN_LIMIT_W:.0f} W is assumed for the uncertainty")
         return UNKNOWN_LIMIT_W
@@ -57,6 +58,9 @@ class Nvml:
     def utilisation(self, quiet: bool = False) -> float | None:
         """Part of the last moments in which a kernel ran, 0 to 1."""
         rates = self.ask("utilisation", lambda: self._nvml.nvmlDeviceGetUtilizationRates(self._board), quiet)
+        if rates is not None and rates.gpu > 100:
+            say_once(self.notes, f"NVML tells a utilisation of {rates.gpu} %: busy time is not known")
+            return None
         return None if rates is None else rates.gpu / 100
 
     def processes(self) -> set[int] | None:

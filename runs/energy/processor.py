@@ -43,8 +43,9 @@ def estimate_cpu(wall_s: float, cpu_s: float, vcpus: float, memory_gib: float, a
         return vcpus * wall_s * row[0] + cpu_s * (row[1] - row[0])
 
     low_j = cpu_s * min(full - idle for idle, full in rows)
-    high_j = max(map(joules, rows)) + wall_s * memory_gib * MEMORY_W_PER_GIB
-    return Energy(joules(centre), low_j, high_j, ESTIMATED)
+    memory_w = memory_gib * MEMORY_W_PER_GIB
+    most_w = vcpus * max(full for _, full in rows) + memory_w
+    return Energy(joules(centre), low_j, max(map(joules, rows)) + wall_s * memory_w, ESTIMATED, most_w=most_w)
 
 
 class CpuEstimate:
@@ -113,7 +114,8 @@ class StatedWatts:
 
     def read(self) -> Energy:
         wall_s = (self._clock() - self._start_ns) / 1e9
-        return Energy(wall_s * (self._low_w + self._high_w) / 2, wall_s * self._low_w, wall_s * self._high_w, ESTIMATED)
+        joules, low_j, high_j = (wall_s * watts for watts in ((self._low_w + self._high_w) / 2, self._low_w, self._high_w))
+        return Energy(joules, low_j, high_j, ESTIMATED, most_w=self._high_w)
 
     def close(self) -> None:
         pass

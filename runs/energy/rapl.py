@@ -125,6 +125,7 @@ class Rapl:
             high / (1 - RAPL_ERROR) + unread_j + edges_j,
             MEASURED if whole else ESTIMATED,
             samples,
+            most_w=MOST_W * len(self._counters),
         )
 
     def _split_by_cpu_time(self) -> None:

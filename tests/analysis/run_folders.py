@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,12 @@ def write_run(
         for progress in [0.5 * reached, reached]:
             last = progress == reached
             line = _ledger_line(progress, steps, env, wall_s, energy, record, status if last else schema.RUNNING)
-            file.write(schema.seal(replace(line, notes=notes or [])))
+            now = datetime.now(UTC).isoformat(
+                timespec="seconds"
+            )  # of a run under way; one that wrote nothing since January was killed
+            file.write(
+                schema.seal(replace(line, notes=notes or [], time_utc=now if status == schema.RUNNING else line.time_utc))
+            )
     with (folder / schema.MONITOR_FILE).open("w") as file:
         file.write('#{"t_start": 0.0, "env_id": "x"}\nr,l,t,frames\n')
         for episode in range(120):

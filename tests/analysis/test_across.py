@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis import across, summary, tables
+from analysis import across, contents, sentences, summary, tables
+from analysis.convert import Rates
 from runs.schema import Energy
 from tests.analysis.run_folders import BREAKOUT, CARTPOLE, MOUNTAINCAR, write_run
 
@@ -14,8 +15,8 @@ ACROBOT = replace(MOUNTAINCAR, id="Acrobot-v1", reward_threshold=-100.0, max_epi
 MINATAR = replace(BREAKOUT, id="MinAtar/Breakout-v1", kind="minatar", protocol="minatar", frame_rate_hz=None, frames_per_step=1)
 
 
-def summarise(folder, price=None):
-    return summary.summarise(*tables.read_runs([folder]), price)
+def summarise(folder, country=None, price=None):
+    return summary.summarise(*tables.read_runs([folder]), Rates(country, price))
 
 
 def cpu(joules):
@@ -51,6 +52,29 @@ def test_scores_between_evaluations_are_interpolated(results):
     entry = summarise(results)["environments"][0]["equal_budgets"]["frames"]
     assert entry["budget"] == 30_000
     assert [score["iqm"] for score in entry["scores"].values()] == [10, pytest.approx(50)]
+
+
+def test_an_agent_without_energy_takes_the_energy_from_nobody_else(results):
+    """An import says nothing of energy: the others still have their equal budget, curves over games and frontier; it is named."""
+    nothing = {"cpu_package": Energy(0, 0, 0, "absent")}
+    for game in (BREAKOUT, PONG):
+        for name, energy in (("a", cpu(100.0)), ("b", cpu(200.0)), ("c", nothing)):
+            for seed in range(2):
+                write_run(results / game.id[4:] / name / f"seed{seed}", name, game, seed, scores=[10.0, 90.0], energy=energy)
+    result = summarise(results)
+    entry = result["environments"][0]
+    joules = {name[-1]: score and score["iqm"] for name, score in entry["equal_budgets"]["joules"]["scores"].items()}
+    assert entry["equal_budgets"]["joules"]["budget"] == 100
+    assert joules == {"a": 90, "b": 10, "c": None}  # at 100 J b is half-way, at its first evaluation
+    assert entry["equal_budgets"]["frames"]["scores"][f"{entry['comparisons'][2]}"]["iqm"] == 90
+    front = next(e for e in entry["frontier"] if e["level"] == "common")
+    assert [point["comparison"][-1] for point in front["points"]] == ["a", "b"]
+    assert ([c[-1] for c in front["unknown"]], front["not_there"]) == (["c"], [])
+    assert "there, but without a count of frames or energy c" in sentences.frontier(front, result["comparisons"])
+    (suite,) = contents.content(tables.read_runs([results])[0], result).suites
+    assert suite.axes["Energy"]["missing"] == ["c"]
+    assert suite.axes["Energy"]["centre"][2] is None
+    assert suite.axes["Frames"]["missing"] == []
 
 
 def test_who_needs_more_of_both_is_dominated(results):

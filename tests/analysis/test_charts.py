@@ -77,6 +77,26 @@ def test_curves_over_games_resample_within_each_game():
     assert curve.score.tolist() == curve.low.tolist() == curve.high.tolist() == [0.5, 0.5]
 
 
+def test_an_axis_that_some_runs_lack_is_offered_without_them_and_names_them(results):
+    """a has energy; b has it in one of two seeds; c, an import say, in none."""
+    absent = {"cpu_package": Energy(0, 0, 0, ABSENT)}
+    for seed in range(2):
+        write_run(results / "e" / "a" / f"seed{seed}", "a", seed=seed, scores=[1.0, 2.0])
+        write_run(results / "e" / "b" / f"seed{seed}", "b", seed=seed, scores=[3.0, 4.0], energy=absent if seed else None)
+        write_run(results / "e" / "c" / f"seed{seed}", "c", seed=seed, scores=[5.0, 6.0], energy=absent)
+    seeds = seeds_of(results)
+    shown = [charts.Series(name, [f"e/{name}/seed{k}" for k in range(2)], [], *charts.look(n)) for n, name in enumerate("abc")]
+    axes = {axis.name: charts.axis_columns(shown, seeds, axis) for axis in charts.usable_axes(list(seeds.values()))}
+    assert axes["Frames"]["missing"] == []
+    energy = axes["Energy"]
+    assert energy["missing"] == ["b (1 of 2 runs)", "c"]
+    assert [centre and (centre["n"], centre["score"][-1]) for centre in energy["centre"]] == [(2, 2), (1, 4), None]
+    assert {(line["s"], line["run"]) for line in energy["seeds"]} == {(0, "e/a/seed0"), (0, "e/a/seed1")}
+    spec = charts.specification(charts.learning_curves(shown, energy, {}))
+    assert spec["title"]["text"] == "Not known on this axis: b (1 of 2 runs), c"
+    assert "title" not in charts.specification(charts.learning_curves(shown, axes["Frames"], {}))
+
+
 def test_only_axes_with_numbers_are_offered(results):
     write_run(results / "m" / "a" / "seed0", env=MOUNTAINCAR, energy={"cpu_package": Energy(0, 0, 0, ABSENT)})
     usable = charts.usable_axes(list(seeds_of(results).values()))

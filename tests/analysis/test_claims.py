@@ -330,7 +330,7 @@ def test_hostile_words_are_text(checked):
     html = page(hostile)
     assert "<script>alert" not in html
     assert "&lt;script&gt;alert(1)" in html
-    assert html.count("</script>") == 2
+    assert html.count("</script>") == 3
     assert "<script>" not in as_markdown(hostile)
 
 
@@ -389,7 +389,7 @@ def test_the_command_prints_a_table_or_writes_what_is_asked(tmp_path):
         (["--set", "alphago_power_w=x", "--html", "c.html"], "positive number"),
         (["S99"], "did you mean"),
         (["--jsn", "-"], "--json"),
-        (["S1", "--html", "nowhere/c.html"], "cannot be written"),
+        (["S1", "--json", "nowhere/c.json"], "cannot be written"),
     ],
 )
 def test_bad_input_ends_with_code_2_and_one_line(tmp_path, arguments, says):
@@ -404,36 +404,58 @@ def test_bad_input_ends_with_code_2_and_one_line(tmp_path, arguments, says):
 # The browser
 
 
-@pytest.mark.browser
-@pytest.mark.parametrize("width", [390, 1200])
-def test_the_page_draws_every_chart_offline_without_sideways_scroll(checked, html, tmp_path, width):
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
     if not (CHROMIUM and CHROMEDRIVER):
         pytest.fail("the page is tested in a real browser: install the packages chromium and chromium-driver")
-    (tmp_path / "claims.html").write_text(html, encoding="utf-8")
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     flags = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-component-update disable-sync"
-    for flag in [*flags.split(), f"user-data-dir={tmp_path / 'profile'}", f"window-size={width},844"]:
+    for flag in [*flags.split(), f"user-data-dir={tmp_path_factory.mktemp('chromium')}", "window-size=1200,844"]:
         options.add_argument(f"--{flag}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(CHROMEDRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [390, 1200])
+def test_the_page_draws_every_chart_offline_without_sideways_scroll(browser, checked, html, tmp_path, width):
+    (tmp_path / "claims.html").write_text(html, encoding="utf-8")
+    size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 720}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.get((tmp_path / "claims.html").as_uri())
+    charts = sum(comparison.chart(it) is not None for it in checked["claims"])
+    end = time.monotonic() + 30
+    while browser.execute_script("return document.body.dataset.drawn") != str(charts):
+        assert time.monotonic() < end, "not all charts were drawn"
+        time.sleep(0.1)
+    browser.execute_script("document.querySelectorAll('details').forEach((it) => { it.open = true; })")
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    script = """return [...document.querySelectorAll('.chart svg text')].filter((it) => {
+        const box = it.getBoundingClientRect(), chart = it.closest('.chart').getBoundingClientRect();
+        return box.right > chart.right + 1 || box.left < chart.left - 1; }).map((it) => it.textContent)"""
+    assert browser.execute_script(script) == [], "text is cut off"
+    assert browser.get_log("browser") == []
+    assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0
+
+
+@pytest.mark.browser
+def test_on_paper_the_sources_are_there_and_nothing_is_cut_off(browser, html, tmp_path):
+    (tmp_path / "claims.html").write_text(html, encoding="utf-8")
+    browser.get((tmp_path / "claims.html").as_uri())
     try:
-        driver.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride", {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 720}
-        )
-        driver.get((tmp_path / "claims.html").as_uri())
-        charts = sum(comparison.chart(it) is not None for it in checked["claims"])
-        end = time.monotonic() + 30
-        while driver.execute_script("return document.body.dataset.drawn") != str(charts):
-            assert time.monotonic() < end, "not all charts were drawn"
-            time.sleep(0.1)
-        driver.execute_script("document.querySelectorAll('details').forEach((it) => { it.open = true; })")
-        assert driver.execute_script("return document.documentElement.scrollWidth") <= width
-        script = """return [...document.querySelectorAll('.chart svg text')].filter((it) => {
-            const box = it.getBoundingClientRect(), chart = it.closest('.chart').getBoundingClientRect();
-            return box.right > chart.right + 1 || box.left < chart.left - 1; }).map((it) => it.textContent)"""
-        assert driver.execute_script(script) == [], "text is cut off"
-        assert driver.get_log("browser") == []
-        assert driver.execute_script("return performance.getEntriesByType('resource').length") == 0
+        dark = {"name": "prefers-color-scheme", "value": "dark"}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": [dark]})
+        size = {"width": 690, "height": 1000, "deviceScaleFactor": 1, "mobile": False}  # A4 within its margins
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        browser.execute_script("dispatchEvent(new Event('beforeprint'))")
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= 690
+        background = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+        columns = browser.execute_script("return getComputedStyle(document.querySelector('article')).gridTemplateColumns")
+        inputs = browser.find_elements("css selector", ".inputs dt")
+        assert (background, len(columns.split())) == ("rgb(255, 255, 255)", 2)
+        assert all(it.is_displayed() for it in inputs)
     finally:
-        driver.quit()
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {})

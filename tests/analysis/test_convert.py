@@ -38,9 +38,8 @@ def test_a_kilowatt_hour_is_3_6_megajoules_and_runs_a_20_w_brain_for_50_hours():
 
 def test_unknown_stays_unknown():
     assert convert.kwh(None) is None
-    assert convert.cost_usd(None, 0.3) is None
-    assert convert.cost_usd(2.0, None) is None
-    assert convert.cost_usd(2.0, 0.3) == pytest.approx(0.6)
+    nothing = convert.meaning({"kwh": None, "low_kwh": None, "high_kwh": None}, convert.Rates("DEU", 0.3))
+    assert set(nothing.values()) == {None}
 
 
 def test_constants_are_the_published_ones():
@@ -147,11 +146,31 @@ def test_the_users_price_comes_first_and_the_table_is_named_with_its_date():
     assert convert.electricity_cost_usd(2.0, 0.3).value == pytest.approx(0.6)
     assert "as given" in convert.electricity_cost_usd(2.0, 0.3).basis
     table = convert.electricity_cost_usd(2.0)
-    assert table.value == pytest.approx(0.294)
-    assert table.low < table.value < table.high
-    assert "Q4 2024" in table.basis
-    assert "GlobalPetrolPrices" in table.basis
+    assert (table.value, table.low, table.high) == pytest.approx((0.254, 0.160, 0.772))  # 12.7, 8.0 and 38.6 cents, twice
+    assert "mean price in the United States in 2023" in table.basis
+    assert "Energy Information Administration" in table.basis
+    assert "public domain" in table.basis
     assert convert.electricity_cost_usd(None, 0.3) is None
+
+
+def test_an_energy_means_co2_money_brain_hours_and_coffees():
+    """2 kWh (1 to 4): in Germany 381 g a kWh, at 0.3 USD; 7.2 MJ run 20 W for 100 h and are 860 cups of 8,368 J."""
+    energy = {"kwh": 2.0, "low_kwh": 1.0, "high_kwh": 4.0}
+    known = convert.meaning(energy, convert.Rates("Germany", 0.3))
+    assert [known[name] for name in ("co2_kg", "low_co2_kg", "high_co2_kg")] == pytest.approx([0.7619, 0.38095, 1.5238])
+    assert [known[name] for name in ("cost_usd", "low_cost_usd", "high_cost_usd")] == pytest.approx([0.6, 0.3, 1.2])
+    assert known["brain_h"] == pytest.approx(100)
+    assert known["coffees"] == pytest.approx(7.2e6 / 8368)
+    with pytest.raises(convert.UnknownPlace, match="Germany"):
+        convert.meaning(energy, convert.Rates("Germny"))
+
+
+def test_without_a_place_the_interval_holds_that_of_the_energy_and_that_of_the_rate():
+    """From 1 kWh on the cleanest grid (23.333 g) at the lowest price to 4 kWh on the dirtiest (1,306.025 g) at the highest."""
+    anywhere = convert.meaning({"kwh": 2.0, "low_kwh": 1.0, "high_kwh": 4.0}, convert.ANYWHERE)
+    assert (anywhere["low_co2_kg"], anywhere["high_co2_kg"]) == pytest.approx((0.023333, 4 * 1.306025))
+    assert (anywhere["low_cost_usd"], anywhere["high_cost_usd"]) == pytest.approx((0.080, 4 * 0.386))
+    assert anywhere["co2_kg"] == pytest.approx(convert.co2_g(2.0).value / 1000)
 
 
 def test_device_hours_cost_the_median_of_the_vendors_newest_prices():
@@ -210,15 +229,37 @@ def test_numbers_for_people():
     assert units.flops(1.234e12) == "1.23 × 10¹²"
     assert units.score(-110.0) == "−110"
     assert units.score(0.0) == "0"
-    assert units.money(0.0012) == "$0.00120"
+    assert units.money(0.0012) == "0.120 ¢"
+    assert units.money(0.0123) == "$0.0123"
+    assert units.money(1234.5) == "$1,234.50"
+    assert units.mass(0.0207) == "20.7 g"
+    assert units.mass(1530) == "1.53 t"
     assert [
-        f(None) for f in (units.energy, units.duration, units.hours, units.count, units.flops, units.score, units.size)
-    ] == ["–"] * 7
+        f(None)
+        for f in (
+            units.energy,
+            units.duration,
+            units.hours,
+            units.count,
+            units.flops,
+            units.score,
+            units.size,
+            units.mass,
+            units.money,
+        )
+    ] == ["–"] * 9
 
 
 @given(st.floats(min_value=1e-9, max_value=1e15))
 def test_nothing_that_was_spent_is_written_as_zero(value):
-    for text in (units.energy(value), units.duration(value), units.hours(value), units.money(value), units.percent(value)):
+    for text in (
+        units.energy(value),
+        units.duration(value),
+        units.hours(value),
+        units.money(value),
+        units.mass(value),
+        units.percent(value),
+    ):
         assert any(digit in text for digit in "123456789")
 
 

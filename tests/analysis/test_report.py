@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from base64 import b64decode
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +18,7 @@ from selenium.webdriver.chrome.service import Service
 
 import playmeter
 from analysis import charts, report, sentences, summary, tables
+from analysis.convert import ANYWHERE, Rates
 from analysis.report import ReportError, write_report
 from runs.schema import ESTIMATED, MEASURED, Energy
 from tests.analysis.run_folders import BREAKOUT, CARTPOLE, GPU, MOUNTAINCAR, write_run
@@ -25,10 +27,10 @@ CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 ROOT = Path(__file__).parents[2]
 
 
-def page_of(folder, tmp_path, **kwargs):
+def page_of(folder, tmp_path, at=ANYWHERE):
     out = tmp_path / "page" / "report.html"
     out.parent.mkdir(exist_ok=True)
-    write_report([folder], out, None, **kwargs)
+    write_report([folder], out, None, at)
     return out.read_text(encoding="utf-8")
 
 
@@ -41,9 +43,9 @@ def text_of(page):
     return " ".join(re.sub(r"<[^>]+>", " ", body(page)).split())
 
 
-def headline_of(folder):
+def headline_of(folder, at=ANYWHERE):
     runs, left_out = tables.read_runs([folder])
-    return sentences.headline(summary.summarise(runs, left_out)["comparisons"], runs[0].record.env)
+    return sentences.headline(summary.summarise(runs, left_out, at)["comparisons"], runs[0].record.env, at)
 
 
 def test_page_and_summary_are_written_and_agree(five_seeds, tmp_path):
@@ -100,16 +102,25 @@ def test_scores_of_two_protocols_never_share_a_section(results, tmp_path):
 def test_the_headline_of_an_atari_run_sets_it_against_practice_and_protocol(results):
     energy = {"gpu_board": Energy(3.2e6, 3.0e6, 3.4e6, MEASURED), "cpu_package": Energy(4e5, 2e5, 8e5, ESTIMATED)}
     write_run(results / "b" / "dqn" / "seed0", env=BREAKOUT, steps=50_000_000, scores=[1.7, 16.1], device=GPU, energy=energy)
-    reached, human, play, used = headline_of(results)
+    reached, human, play, used, means = headline_of(results)
     assert reached == "dqn reached 16.1 with a single seed, which says nothing about the spread between seeds."
     assert human == "The human score of 30.5 was not reached. Its score is 50 % of the human one, where 0 % is random play."
     assert play == (
-        "To play the 200 million frames that a seed learned from, a person would need 38.6 days without a break: 463 times the 2 hours "
+        "To play the 200 million frames that a seed of dqn learned from, a person would need 38.6 days without a break: 463 times the 2 hours "
         "of practice that the professional tester had, and 100 % of the usual 200 million frames (38.6 days)."
     )
+    assert used == "Training one seed of dqn used an estimated 1.00 kWh (889 Wh–1.17 kWh)."
     assert (
-        used
-        == "Training one seed used an estimated 1.00 kWh (889 Wh–1.17 kWh); a human brain, at 20 W, runs on that for 2.08 days."
+        means
+        == (  # 1 kWh at 481 g; 0.889 kWh at 23.3 g and 1.167 kWh at 1,306 g; 12.7, 8.0 and 38.6 cents; 3.6 MJ / 8,368 J
+            "That is 481 g of CO₂ (20.7 g–1.52 kg) at the world mean of 481 g/kWh, as no country was given, and $0.127 of electricity "
+            "($0.0711–$0.450) at the mean price in the United States in 2023, as no price was given. A human brain, at 20 W, runs on it "
+            "for 2.08 days; as food it is 430 cups of black coffee."
+        )
+    )
+    assert headline_of(results, Rates("DEU", 0.3))[4].startswith(
+        "That is 381 g of CO₂ (339–444 g) on the grid of Germany (381 g/kWh in 2023), and $0.300 of electricity ($0.267–$0.350) "
+        "at the price given."
     )
 
 
@@ -117,7 +128,8 @@ def test_the_headline_says_what_does_not_exist(results):
     write_run(results / "m" / "dqn" / "seed0", env=MOUNTAINCAR, energy={"cpu_package": Energy(0, 0, 0, "absent")})
     text = " ".join(headline_of(results))
     assert "The task has no physical time" in text
-    assert "Its energy is not known" in text
+    assert "The energy of dqn is not known" in text
+    assert "CO₂" not in text
 
 
 def test_the_headline_says_when_the_best_two_overlap(five_seeds):
@@ -127,6 +139,20 @@ def test_the_headline_says_when_the_best_two_overlap(five_seeds):
         )
     assert headline_of(five_seeds)[0].startswith("rainbow reached 310")
     assert headline_of(five_seeds)[0].endswith("its interval overlaps that of dqn.")
+
+
+def test_all_that_reached_the_same_score_are_named_and_the_rest_is_about_the_one_with_the_higher_mean(results):
+    """Both IQMs are 500; of a fifth seed at 100 only the mean (420 against 500) tells."""
+    for name, scores in (("a", [500, 500, 500, 500, 100]), ("b", [500] * 5), ("c", [90] * 5)):
+        for seed, score in enumerate(scores):
+            write_run(results / "c" / name / f"seed{seed}", name, seed=seed, scores=[50.0, float(score)])
+    reached, *rest = headline_of(results)
+    assert reached == (
+        "b and a reached 500: b, the IQM of 5 seeds (95 % interval 500 to 500); "
+        "a, the IQM of 5 seeds (95 % interval 233.3 to 500)."
+    )
+    assert "a seed of b learned from" in " ".join(rest)
+    assert "Training one seed of b used" in " ".join(rest)
 
 
 def test_the_headline_does_not_trust_the_interval_of_two_seeds(results):
@@ -192,7 +218,8 @@ def test_markdown_and_figures_have_the_same_content(five_seeds, tmp_path):
     assert "dqn" in svg  # the legend
 
 
-def test_two_environments_of_one_name_have_their_own_figures(results, tmp_path):
+def test_two_environments_of_one_name_have_their_own_figures(results, tmp_path, monkeypatch):
+    monkeypatch.setattr(charts, "figure", lambda spec: {"svg": b"<svg>"})  # drawn in the test above
     for number, limit in enumerate((200, 500)):
         write_run(results / str(limit) / "dqn" / "seed0", env=replace(CARTPOLE, max_episode_steps=limit), scores=[1.0 + number])
     write_report([results], None, None, figures=tmp_path / "figures")
@@ -257,9 +284,33 @@ def test_runs_without_evaluations_make_a_page_without_curves(results, tmp_path):
     assert "vegaEmbed" not in page
 
 
-def test_money_appears_only_with_a_price(five_seeds, tmp_path):
-    assert "$" not in text_of(page_of(five_seeds, tmp_path))
-    assert "$0.0000750" in text_of(page_of(five_seeds, tmp_path, price_usd_per_kwh=0.3))  # 900 J at 0.3 USD a kWh
+def test_co2_and_money_stand_in_page_tables_markdown_and_json_with_what_they_rest_on(five_seeds, tmp_path):
+    """900 J (260 to 3500) are 0.25 Wh: 95.2 mg in Germany, and 0.0075 cents at 0.3 USD a kWh."""
+    for seed in range(5):
+        write_run(five_seeds / "CartPole-v1" / "c51" / f"seed{seed}", "c51", seed=seed, scores=[480.0])
+    given = Rates("Germany", 0.3)
+    result = write_report([five_seeds], tmp_path / "r.html", None, given, tmp_path / "r.md")
+    assert (result["country"], result["grid"]["place"], result["grid"]["g_per_kwh"]) == ("Germany", "Germany", 380.95)
+    dqn = next(c for c in result["comparisons"] if c["agent"] == "dqn")
+    assert (dqn["co2_kg"], dqn["high_co2_kg"]) == pytest.approx((0.00025 * 0.38095, 3500 / 3.6e6 * 0.38095))
+    assert dqn["frames_to_threshold"]["half_threshold"]["cost_usd"] == pytest.approx(900 / 3.6e6 * 0.3)
+    assert dqn["total"]["co2_kg"] == pytest.approx(5 * 0.00025 * 0.38095)
+    page, markdown = text_of((tmp_path / "r.html").read_text()), (tmp_path / "r.md").read_text()
+    for text in (page, markdown):
+        assert "95.2 mg" in text
+        assert "0.00750 ¢" in text
+        assert "Germany, 381 g/kWh, 2023: Our World in Data (CC BY 4.0)" in text
+        assert "at 0.3 USD per kWh, as given" in text
+    anywhere = text_of(page_of(five_seeds, tmp_path))
+    assert "No country was given (--country), so this is the world mean, 481 g/kWh (23 to 1,306 by country)" in anywhere
+    assert "U.S. Energy Information Administration" in anywhere
+
+
+def test_an_unknown_country_is_one_line_with_the_nearest_and_nothing_is_written(five_seeds, tmp_path, capsys):
+    arguments = ["report", str(five_seeds), "--out", str(tmp_path / "r.html"), "--country", "Germny"]
+    assert playmeter.main(arguments) == 2
+    assert capsys.readouterr().err == "playmeter: no carbon intensity of the grid of 'Germny': did you mean Germany or Niger?\n"
+    assert not (tmp_path / "r.html").exists()
 
 
 def test_this_machine_is_not_named(five_seeds, tmp_path):
@@ -275,8 +326,8 @@ def test_this_machine_is_not_named(five_seeds, tmp_path):
         (lambda t: ([t / "results"], t / "no" / "r.html", None), "does not exist: make that folder first"),
         (lambda t: ([t / "results"], t, None), "is a folder: name a file in it"),
         (lambda t: ([t / "results"], t / "r", t / "r"), "for the page and for the summary"),
-        (lambda t: ([t / "results"], t / "r.html", None, -1.0), "not negative"),
-        (lambda t: ([t / "results"], t / "r.html", None, float("nan")), "not negative"),
+        (lambda t: ([t / "results"], t / "r.html", None, Rates(None, -1.0)), "not negative"),
+        (lambda t: ([t / "results"], t / "r.html", None, Rates(None, float("nan"))), "not negative"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(five_seeds, tmp_path, arguments, fault):
@@ -333,9 +384,9 @@ def wait_until(condition, seconds=20.0):
         time.sleep(0.05)
 
 
-def open_page(browser, results, tmp_path, **kwargs):
+def open_page(browser, results, tmp_path):
     """Write the page, open it, wait until every chart is drawn."""
-    page_of(results, tmp_path, **kwargs)
+    page_of(results, tmp_path)
     browser.get((tmp_path / "page" / "report.html").as_uri())
     drawn = browser.find_elements("css selector", ".chart")
     wait_until(lambda: all(chart.get_attribute("data-shown") for chart in drawn))
@@ -444,6 +495,51 @@ def test_two_agents_on_the_same_games_get_statistics_a_frontier_and_curves_over_
     browser.execute_script("document.querySelectorAll('details').forEach((d) => d.open = true)")
     assert "DQN (Nature 2015)" in browser.find_element("id", "env0-published").text
     assert_quiet_and_narrow(browser)
+
+
+PAPER_PX = 690  # A4 within its margins
+
+ON_PAPER = """
+const visible = (it) => it.checkVisibility() && it.getBoundingClientRect().height > 0;
+const style = (it) => getComputedStyle(it), wide = [...document.querySelectorAll("main *")].filter((it) =>
+    visible(it) && it.getBoundingClientRect().right > innerWidth + 1);
+return {
+  background: style(document.body).backgroundColor, ink: style(document.body).color, filter: style(document.querySelector(".chart")).filter,
+  wide: wide.map((it) => it.outerHTML.slice(0, 80)),
+  hidden: [...document.querySelectorAll("section, .chart svg, table thead, table tbody tr, h2, h3")].filter((it) => !visible(it)).length,
+  chosen: [...document.querySelectorAll(".axes")].map((it) => [...it.querySelectorAll("label")].filter(visible).length),
+  links: [...document.querySelectorAll(".download")].filter(visible).length,
+};
+"""
+
+
+@pytest.mark.browser
+def test_on_paper_it_is_black_on_white_and_complete_and_nothing_is_cut_off(browser, results, tmp_path):
+    """Printed from a dark screen. What is folded is printed; of the choices what is shown; tables are tables, not a phone's lists."""
+    for agent, scores in (("dqn", [9.0, 480.0]), ("rainbow", [480.0, 500.0])):
+        for seed in range(3):
+            write_run(results / "c" / agent / f"seed{seed}", agent, seed=seed, scores=scores)
+    open_page(browser, results, tmp_path)
+    dark = {"name": "prefers-color-scheme", "value": "dark"}
+    browser.execute_script(
+        "addEventListener('beforeprint', () => { window.printed = document.querySelectorAll('details.more[open]').length; })"
+    )
+    try:
+        pdf = browser.execute_cdp_cmd("Page.printToPDF", {"paperWidth": 8.27, "paperHeight": 11.69})
+        assert b64decode(pdf["data"]).startswith(b"%PDF")
+        assert browser.execute_script("return window.printed") == 2  # the published neighbours, the landmarks' sources
+        assert browser.find_elements("css selector", "details.more[open]") == [], "folded again on the screen"
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": [dark]})
+        size = {"width": PAPER_PX, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        browser.execute_script("dispatchEvent(new Event('beforeprint'))")
+        seen = browser.execute_script(ON_PAPER)
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {})
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert (seen["background"], seen["ink"], seen["filter"]) == ("rgb(255, 255, 255)", "rgb(0, 0, 0)", "none")
+    assert (seen["wide"], seen["hidden"], seen["links"]) == ([], 0, 0)
+    assert set(seen["chosen"]) == {1}
 
 
 @pytest.mark.browser

@@ -125,7 +125,9 @@ def test_intervals_of_profile_gap_and_improvement_agree_with_resampling_by_hand(
         drawn_x = np.column_stack([rng.choice(x[:, task], 10) for task in range(3)])
         drawn_y = np.column_stack([rng.choice(y[:, task], 8) for task in range(3)])
         gaps.append(metrics.aggregate_optimality_gap(drawn_x))
-        wins.append(metrics.probability_of_improvement(drawn_x, drawn_y))
+        wins.append(
+            np.mean(np.sign(drawn_x[:, None] - drawn_y[None, :]) / 2 + 0.5)
+        )  # over pairs and tasks; rliable's takes 1 ms
         profiles.append([np.mean(drawn_x > tau) for tau in taus])
     gap = statistics.bootstrap_gap(tasks_of(x))
     win = statistics.bootstrap_improvement(tasks_of(x), tasks_of(y))

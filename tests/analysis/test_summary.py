@@ -4,14 +4,15 @@ from dataclasses import replace
 import pytest
 
 from analysis import summary, tables
+from analysis.convert import Rates
 from runs.schema import ABSENT, ESTIMATED, MEASURED, Energy
 from tests.analysis.run_folders import BREAKOUT, CARTPOLE, GPU, MOUNTAINCAR, write_run
 
 CONFIG = {"double": False, "n_step": 1, "encoder": "mlp", "optimiser": {"lr": 1e-3}}
 
 
-def summarise(folder, price=None):
-    return summary.summarise(*tables.read_runs([folder]), price)
+def summarise(folder, country=None, price=None):
+    return summary.summarise(*tables.read_runs([folder]), Rates(country, price))
 
 
 def compare(folder):

@@ -188,22 +188,55 @@ def test_samples_far_apart_say_nothing_of_the_time_between_them(pieces, gaps):
 
 
 def test_a_ramp_is_integrated_by_trapezoids(bench):
-    # 0, 10, ..., 390 W held 0.1 s each from 0 on; samples at the boundaries see 0, 10, ..., 390 W and then 0:
-    # the trapezoid sum is 0.1 s x (10 + ... + 390) W = 780 J, the same as the curve's integral
-    made = bench([(0.1, 10.0 * k) for k in range(40)], without=[NO_COUNTER]).start()
+    # 10, 20, ..., 400 W held 0.1 s each from 0 on; samples at the boundaries see 10, 20, ..., 400 W and then 1 W:
+    # the trapezoid sum is 0.1 s x (10 / 2 + 20 + ... + 400 + 1 / 2) W = 819.55 J; the curve's integral is 820 J
+    made = bench([(0.1, 10.0 * k) for k in range(1, 41)], without=[NO_COUNTER]).start()
     made.fake.clock.ns += 1  # just behind the boundaries, which floats do not hit exactly
     made.run(4.0)
     energy = made.board.read()
-    assert energy.joules == pytest.approx(780.0, abs=0.1)
-    assert energy.low_j == pytest.approx(780.0 / 1.1 - 140.0, abs=0.1)
-    assert energy.high_j == pytest.approx(780.0 / 0.9 + 140.0, abs=0.1)
+    assert energy.joules == pytest.approx(819.55, abs=0.1)
+    assert energy.low_j == pytest.approx(819.55 / 1.1 - 140.0, abs=0.1)
+    assert energy.high_j == pytest.approx(819.55 / 0.9 + 140.0, abs=0.1)
 
 
 def test_a_step_between_two_samples_counts_half(bench):
-    # samples at 0, 0.1, ... s; 0 W until 0.05 s, then 400 W: 400 W x 0.95 s
-    made = bench([(0.05, 0.0), (10.0, 400.0)], without=[NO_COUNTER]).start()
+    # samples at 0, 0.1, ... s; 100 W until 0.05 s, then 400 W: 100 W x 0.05 s + 400 W x 0.95 s
+    made = bench([(0.05, 100.0), (10.0, 400.0)], without=[NO_COUNTER]).start()
     made.run(1.0)
-    assert made.board.read().joules == pytest.approx(380.0)
+    assert made.board.read().joules == pytest.approx(385.0)
+
+
+@pytest.mark.parametrize("nonsense_w", [0.0, 1401.0, (2**32 - 1) / 1e3], ids=["nothing", "twice the limit", "all bits set"])
+def test_watts_that_no_board_draws_are_left_out_and_widen_only_upwards(bench, nonsense_w):
+    made = bench([(10.0, 200.0), (20.0, nonsense_w), (100.0, 200.0)], without=[NO_COUNTER]).start()
+    made.run(9.0)
+    before = made.board.read()
+    made.run(20.0)
+    amid = made.board.read()
+    assert before.low_j <= amid.joules <= before.joules + 200.0 * 1.1, "the reading before it, no further"
+    assert amid.high_j >= before.high_j + 18.0 * 700.0
+    assert amid.method == "estimated"
+    assert any("no board draws" in note for note in made.board.notes)
+    made.run(10.0)
+    assert made.board.read().joules <= 200.0 * 40.0
+
+
+@pytest.mark.parametrize("nonsense_w", [0.0, 1e5])
+def test_a_board_that_tells_nonsense_from_the_start_is_absent(bench, nonsense_w):
+    made = bench([], idle_w=nonsense_w, without=[NO_COUNTER]).start()
+    made.run(5.0)
+    assert absent_with(made.board, "neither energy nor power")
+
+
+def test_a_nonsense_limit_and_utilisation_are_not_believed(bench):
+    made = bench([(100.0, 300.0)], limit_w=(2**32 - 1) / 1e3)
+    made.fake.utilisation = lambda at_s: 255
+    made.start()
+    made.run(1.0)
+    energy = made.board.read()
+    assert energy.high_j <= (300.0 + 30.0) / 0.95 + 2 * 0.1 * 1500.0
+    assert made.board.busy_s is None
+    assert any("utilisation of 255 %" in note for note in made.board.notes)
 
 
 def test_power_that_stops_answering_widens_only_upwards(bench):
@@ -427,7 +460,7 @@ def test_the_source_counts_from_its_start():
     source = CpuEstimate(cpu_s=TreeCpu(lambda: cpu_s[0]), clock=clock, vcpus=8, memory_gib=0.0, architecture="EPYC 4")
     clock.advance(77.0)
     source.start()
-    assert source.read() == Energy(0.0, 0.0, 0.0, "estimated")
+    assert source.read() == Energy(0.0, 0.0, 0.0, "estimated", most_w=8 * 5.60)
     clock.advance(10.0)
     cpu_s[0] += 20.0
     assert source.read().joules == pytest.approx(90.0)  # as above

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from agents.config import AgentConfig
 from agents.family import agent_config
 from agents.replay import ReplayLayout
 from runs.flops import flop_costs
@@ -44,3 +46,61 @@ def test_mlp_and_its_dueling_streams() -> None:
     assert (costs.forward, costs.update) == (2 * sum(layers), update(layers, 64, 2))
     dueling = flop_costs(replace(config, dueling=True), layout((4,), 1, False), 2)
     assert dueling.forward == 2 * (4 * 128 + 2 * 128 * 128 + 128 * 1 + 128 * 2)
+
+
+def test_data_efficient_network() -> None:
+    """Strides of 5 leave 16 x 16 and 3 x 3 positions. Dueling and c51: 51 atoms of a value, and of each of 18 advantages. Noise costs no
+    matmul: it is multiplied in element by element. Double: a third forward pass."""
+    convs = [16 * 16 * 32 * 5 * 5 * 4, 3 * 3 * 64 * 5 * 5 * 32]
+    streams = [576 * 256, 256 * 51, 576 * 256, 256 * 18 * 51]
+    costs = flop_costs(agent_config("der", "atari"), layout((84, 84), 4, True), 18)
+    assert costs.forward == costs.eval_forward == 2 * sum([*convs, *streams]) == 3_645_952
+    assert costs.update == update([*convs, *streams], 32, 3) == 530_923_520
+
+
+# The heads on a network 4 -> 16 -> 8 -> 2 actions, batch 3.
+HEAD = AgentConfig(encoder="mlp", hidden=(16, 8), batch_size=3)
+BODY = [4 * 16, 16 * 8]
+
+
+@pytest.mark.parametrize(
+    ("changes", "outputs", "forwards"),
+    [
+        ({"head": "scalar"}, 2, 2),
+        ({"head": "scalar", "loss": "mse", "noisy": True, "prioritized": True, "n_step": 3}, 2, 2),
+        ({"head": "c51", "num_atoms": 51}, 2 * 51, 2),  # its expectation, a product with a vector, is no matmul
+        ({"head": "c51", "num_atoms": 21, "double": True}, 2 * 21, 3),
+        ({"head": "qr", "num_quantiles": 200}, 2 * 200, 2),
+        ({"head": "qr", "num_quantiles": 7, "double": True}, 2 * 7, 3),
+        ({"munchausen": True}, 2, 3),  # the target network also looks at the observation itself
+        ({"head": "c51", "munchausen": True}, 2 * 51, 3),
+    ],
+)
+def test_heads_differ_in_the_width_of_the_last_layer_and_in_forward_passes(
+    changes: dict[str, Any], outputs: int, forwards: int
+) -> None:
+    layers = [*BODY, 8 * outputs]
+    costs = flop_costs(replace(HEAD, **changes), layout((4,), 1, False), 2)
+    assert (costs.forward, costs.update) == (2 * sum(layers), update(layers, 3, forwards))
+
+
+@pytest.mark.parametrize(("changes", "selects"), [({}, 1), ({"double": True}, 1), ({"munchausen": True}, 2)])
+def test_implicit_quantiles_run_all_layers_behind_the_embedding_once_a_quantile(changes: dict[str, Any], selects: int) -> None:
+    """Per observation 4 x 16; per quantile 9 cosines x 16, 16 x 8 and 8 x 2. Update: online with 5 quantiles, target with 6, and 7 to
+    choose an action (Munchausen: at both observations). Backward: every weight, and every input but the observation and the cosines."""
+    embedding, behind = 9 * 16, 16 * 8 + 8 * 2
+
+    def forward(quantiles: int) -> int:
+        return 4 * 16 + quantiles * (embedding + behind)
+
+    config = replace(HEAD, head="iqn", num_tau=5, num_tau_target=6, num_tau_act=7, tau_cosines=9, **changes)
+    costs = flop_costs(config, layout((4,), 1, False), 2)
+    assert costs.forward == 2 * forward(7) == 4160
+    assert costs.update == 2 * 3 * (forward(5) + forward(6) + selects * forward(7) + forward(5) + 5 * behind)
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_augmented_images_cost_no_matmul(double: bool) -> None:
+    config = replace(agent_config("dqn", "atari"), double=double)
+    images = layout((84, 84), 4, True)
+    assert flop_costs(replace(config, augment=True), images, 18) == flop_costs(config, images, 18)

@@ -18,7 +18,7 @@ from stable_baselines3.common.monitor import Monitor, load_results
 from torch.utils.tensorboard import SummaryWriter
 
 import playmeter
-from analysis import curves, summary, tables
+from analysis import comparisons, curves, tables
 from runs import schema
 from runs.config import InputError
 from runs.folder import RunFolder
@@ -464,7 +464,7 @@ def test_an_import_twice_is_refused_and_names_the_first(capsys: pytest.CaptureFi
     assert playmeter.main([*arguments, "mine", "--again"]) == 0
     runs, _ = tables.read_runs([Path("results")])
     assert [run.id for run in runs] == ["CartPole-v1/mine/seed0", "CartPole-v1/mine/seed0-2"]
-    (comparison,) = summary.compare(runs, curves.of_runs(runs))
+    (comparison,) = comparisons.compare(runs, curves.of_runs(runs))
     assert (comparison["n_runs"], len(comparison["repeats"])) == (1, 1), "the same seed again is no second seed"
 
 
@@ -477,7 +477,7 @@ def test_runs_without_a_seed_take_free_numbers() -> None:
 
 def compared() -> list[dict[str, Any]]:
     runs, _ = tables.read_runs([Path("results")])
-    return summary.compare(runs, curves.of_runs(runs))
+    return comparisons.compare(runs, curves.of_runs(runs))
 
 
 def test_training_returns_are_never_pooled_with_evaluations_and_are_named() -> None:

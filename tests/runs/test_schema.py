@@ -94,7 +94,7 @@ def test_a_newer_schema_and_unknown_fields_are_named(tmp_path: Path) -> None:
         body = {**asdict(LINE), **changes}
         return json.dumps({**body, "sha": schema._checksum(body)}) + "\n"
 
-    with pytest.raises(SchemaError, match="has schema 99, this playmeter reads up to 2"):
+    with pytest.raises(SchemaError, match="has schema 99, this playmeter reads up to 3"):
         schema.read_ledger(ledger(tmp_path, sealed(schema=99)))
     with pytest.raises(SchemaError, match="unknown fields: colour"):
         schema.read_ledger(ledger(tmp_path, sealed(colour="red")))
@@ -115,3 +115,61 @@ def test_evaluations_are_read_back_and_absent_ones_are_none(tmp_path: Path) -> N
     (tmp_path / schema.EVALS_FILE).write_text(schema.seal(record))
     assert schema.read_evals(tmp_path) == [record]
     assert record.mean_return == 1.5
+
+
+def evals(folder: Path, *lines: str) -> Path:
+    (folder / schema.EVALS_FILE).write_text("".join(lines), encoding="utf-8")
+    return folder
+
+
+def in_columns(records: list[EvalRecord]) -> dict[str, list[object]]:
+    return {name: [getattr(record, name) for record in records] for name in EvalRecord.__dataclass_fields__}
+
+
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+counts = st.none() | st.integers(0, 10**18)
+eval_records = st.builds(
+    EvalRecord, steps=counts, frames=counts, updates=counts, wall_s=st.none() | numbers, joules=numbers, low_j=numbers, high_j=numbers,
+    flops=counts, epsilon=st.none() | numbers, returns=st.lists(numbers, max_size=4), lengths=st.lists(st.integers(0, 9), max_size=4),
+    kind=st.sampled_from(["evaluation", "training", 'odd ,"kind":[1],"']), games=counts,
+)  # fmt: skip
+
+
+@given(st.lists(eval_records, max_size=6))
+def test_evaluations_by_columns_are_those_by_lines(tmp_path_factory: pytest.TempPathFactory, records: list[EvalRecord]) -> None:
+    folder = evals(tmp_path_factory.mktemp("run"), *map(schema.seal, records))
+    assert schema.read_eval_columns(folder) == in_columns(records) == in_columns(schema.read_evals(folder))
+
+
+def test_columns_of_lines_that_are_not_alike_are_those_of_the_lines(tmp_path: Path) -> None:
+    """Of two writers: other fields, another order of the same ones, an older schema; and a line that was cut off."""
+    first = EvalRecord(1, 4, 1, 0.5, 1.0, 0.5, 2.0, 7, 0.1, [1.0], [3])
+    body = {name: value for name, value in asdict(first).items() if name != "games"} | {"steps": 2, "schema": 1}
+    turned = dict(reversed(asdict(replace(first, steps=3)).items()))
+    older, other = (json.dumps(b | {"sha": schema._checksum(b)}, separators=(",", ":")) + "\n" for b in (body, turned))
+    folder = evals(tmp_path, schema.seal(first), older, other, schema.seal(replace(first, steps=4))[:-9])
+    read = schema.read_eval_columns(folder)
+    assert (read["steps"], read["games"], read["schema"]) == (
+        [1, 2, 3],
+        [None] * 3,
+        [schema.SCHEMA_VERSION, 1, schema.SCHEMA_VERSION],
+    )
+    assert read == in_columns(schema.read_evals(folder))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [('"steps":5', '"steps":6'), ("[3.0]", "[3.5]"), ('"kind"', '"kond"'), ("evaluation", "evaluatiom")]
+)
+def test_a_changed_evaluation_is_damage_by_columns_too(tmp_path: Path, old: str, new: str) -> None:
+    lines = [schema.seal(EvalRecord(steps, 4, 1, 0.5, 1.0, 0.5, 2.0, 7, 0.1, [float(steps - 2)])) for steps in (4, 5, 6)]
+    assert old in lines[1]
+    folder = evals(tmp_path, lines[0], lines[1].replace(old, new), lines[2])
+    with pytest.raises(SchemaError, match="line 2 is damaged: its checksum does not match"):
+        schema.read_eval_columns(folder)
+
+
+def test_a_sealed_line_of_a_newer_playmeter_is_refused_by_columns_too(tmp_path: Path) -> None:
+    record = EvalRecord(1, 4, 1, 0.5, 1.0, 0.5, 2.0, 7, 0.1, [1.0])
+    folder = evals(tmp_path, schema.seal(replace(record, schema=99)))
+    with pytest.raises(SchemaError, match="schema 99"):
+        schema.read_eval_columns(folder)

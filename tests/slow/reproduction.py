@@ -24,7 +24,8 @@ from analysis.report import write_report
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE, SUMMARIES = ROOT / "docs/reproduction.md", ROOT / "docs/reproduction"
-PUBLISHED = ROOT / "analysis/data/published_scores.csv"
+DATA = ROOT / "analysis/data"
+NAMES_100K = {"DER": "der", "DrQ(eps)": "drq_eps"}  # as the tables call our agents
 CLASSIC, MINATAR = ("dqn", "c51", "qrdqn", "iqn", "rainbow"), ("dqn", "rainbow")
 
 
@@ -119,7 +120,7 @@ def with_tables(page: str) -> str:
 
 
 def rows(jobs: list[Job], comparisons: list[dict[str, Any]]) -> Iterator[str]:
-    published = list(csv.DictReader(PUBLISHED.open()))
+    published = [*read("published_control"), *map(at_100k, read("published_100k"))]
     yield "| environment | agent | steps | seeds | IQM (95 %) | mean | published | steps, kind | inside? |"
     yield "|---|---|---|---|---|---|---|---|---|"
     for job in jobs:
@@ -139,6 +140,17 @@ def rows(jobs: list[Job], comparisons: list[dict[str, Any]]) -> Iterator[str]:
             yield f"{start}{figure} | {int(row['steps']):,}, {row['score_kind']} | {verdict(score, row)} |"
         if not neighbours:
             yield f"{start}none in our tables | | |"
+
+
+def read(name: str) -> list[dict[str, str]]:
+    with (DATA / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def at_100k(row: dict[str, str]) -> dict[str, str]:
+    """A row of the Atari table in the words of the control tasks'."""
+    own = {"env": row["env_id"], "agent": NAMES_100K.get(row["agent"], ""), "published_as": row["agent"], "steps": "100000"}
+    return row | own | {"score_kind": row["evaluation"], "std_kind": "over runs" if row["std"] else ""}
 
 
 def same_task(published: str, ours: str) -> bool:

@@ -1,0 +1,75 @@
+"""How a training goes, on one line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from runs.config import RunConfig
+    from runs.train import Progress
+
+
+class ProgressLine:
+    """One line that tells how a training goes: live on a terminal, a plain line now and then where output is piped."""
+
+    PLAIN_EVERY_S = 10.0
+
+    def __init__(self, config: RunConfig) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self.config = config
+        self.console = Console(highlight=False)
+        self.live = Live(console=self.console, transient=False, refresh_per_second=4) if self.console.is_terminal else None
+        self.last_plain_s = float("-inf")
+        # wall_s and fraction of the first report: setting up is no measure of speed
+        self.first: tuple[float, float] | None = None
+
+    def __enter__(self) -> ProgressLine:
+        self.notice(
+            f"training {self.config.agent} on {self.config.env}, {len(self.config.seeds)} seed(s), {self.config.budget} each"
+        )
+        if self.live is not None:
+            self.live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.live is not None:
+            self.live.stop()
+
+    def notice(self, text: str) -> None:
+        self.console.print(text, markup=False, soft_wrap=True)
+
+    def update(self, progress: Progress) -> None:
+        text = self.text(progress)
+        if self.live is not None:
+            from rich.text import Text
+
+            self.live.update(Text(text))
+        elif progress.status != "running" or progress.wall_s - self.last_plain_s >= self.PLAIN_EVERY_S:
+            self.last_plain_s = progress.wall_s if progress.status == "running" else float("-inf")
+            print(text, flush=True)
+
+    def text(self, progress: Progress) -> str:
+        from analysis import units
+
+        if self.first is None or progress.wall_s < self.first[0]:  # a new group of seeds starts its own clock
+            self.first = (progress.wall_s, progress.fraction)
+        parts = [f"{progress.fraction:4.0%}", f"{units.count(progress.steps_per_s)} steps/s"]
+        if progress.eval_score is not None:
+            parts.append(f"score {units.score(progress.eval_score)}")
+        elif progress.train_score is not None:
+            parts.append(f"training score {units.score(progress.train_score)}")
+        play = "no physical time" if progress.play_s is None else f"{units.duration(progress.play_s)} of human play"
+        parts.append(f"{units.count(progress.frames)} frames ({play})")
+        if progress.energy_method == "absent":
+            parts.append("energy not known")
+        else:
+            sign = "about " if progress.energy_method == "estimated" else ""
+            parts.append(f"{sign}{units.energy(progress.joules)} ({units.energy_range(progress.low_j, progress.high_j)})")
+        if progress.status != "running":
+            parts.append(f"{progress.status} after {units.duration(progress.wall_s)}")
+        elif progress.fraction > self.first[1]:
+            pace_s = (progress.wall_s - self.first[0]) / (progress.fraction - self.first[1])
+            parts.append(f"{units.duration(pace_s * (1 - progress.fraction))} left")
+        return "  ".join(parts)

@@ -1,0 +1,199 @@
+"""``playmeter train`` and ``playmeter demo``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
+
+import tyro
+from tyro.conf import Positional
+
+from agents.baselines import BaselineConfig
+from agents.config import AgentConfig
+from cli import INTERRUPTED
+from cli.parsing import parse
+from cli.progress import ProgressLine
+from runs.config import DOMAINS, InputError, RunConfig
+
+if TYPE_CHECKING:
+    from runs.train import Outcome
+
+Settings = TypeVar("Settings", bound=BaselineConfig)
+
+
+@dataclass(frozen=True)
+class TrainAny:
+    """Train an agent on an environment: one run folder per seed, and TensorBoard curves inside it."""
+
+    name: Annotated[Positional[str], tyro.conf.arg(metavar="AGENT")]
+    """A member of the family or a baseline (`playmeter agents`)."""
+    env: Annotated[Positional[str], tyro.conf.arg(metavar="ENV")]
+    """An environment (`playmeter envs`)."""
+    seeds: int = 1
+    """How many seeds to train; small networks train side by side in this process."""
+    first_seed: int = 0
+    """The first seed; the others count up from it."""
+    budget: str = "50k-steps"
+    """When to stop: a number with a unit, e.g. 100k-steps, 400k-frames, 2h-play, 30min, 0.5kWh, 1e15flops (per seed)."""
+    protocol: str | None = None
+    """How the environment is played (atari: nature, sticky, atari100k); the default is the environment's first."""
+    evals: int = 10
+    """Evaluations, spread evenly over the budget."""
+    eval_episodes: int | None = None
+    """Episodes per evaluation and seed; the default is the protocol's number."""
+    out: str = "results"
+    """Folder for the run folders."""
+    device: str = "auto"
+    """auto, cpu or cuda:0."""
+    threads: int | None = None
+    """CPU threads of torch; the default is one for a single small network, more for several seeds or convolutions."""
+    cpu_watts: str | None = None
+    """Your processor's draw in watts while this runs, as 70 or 65:85; used where its own counters (RAPL) cannot be read."""
+    wall_meter: str | None = None
+    """A CSV that your wall meter's logger is writing: time (UTC, ISO 8601 or seconds since 1970) and watts, joules or kwh."""
+    gpu_share: float = 1.0
+    """This process's part of the GPU where several runs share one, e.g. 0.5."""
+
+
+@dataclass(frozen=True)
+class Train(TrainAny):
+    """Train an agent on an environment: one run folder per seed, and TensorBoard curves inside it."""
+
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the update: auto does where the run is long enough to win back the seconds that it takes."""
+    agent: AgentConfig = field(default_factory=AgentConfig)
+    """The agent's settings; the defaults are those of AGENT on this kind of environment."""
+
+
+@dataclass(frozen=True)
+class TrainBaseline(TrainAny, Generic[Settings]):
+    """Train an agent of stable-baselines3 under the same meter: one run folder per seed, and TensorBoard curves inside it."""
+
+    sb3: Settings = field(kw_only=True)
+    """The agent's settings under their own library's names; the defaults are those of AGENT on this kind of environment."""
+
+
+@dataclass(frozen=True)
+class Demo:
+    """dqn on CartPole-v1 (4 seeds) and on ALE/Pong-v5 (a first look, far too short to learn), then a report."""
+
+    out: Path = Path("results/demo")
+    """Folder for the run folders and the report."""
+
+
+def train_command(argv: Sequence[str]) -> int:
+    """Train an agent on an environment, one run folder per seed."""
+    from agents.baselines import BASELINES
+    from agents.family import FAMILY
+
+    positional = [word for word in argv[:2] if not word.startswith("-")]
+    name = positional[0] if positional else "dqn"
+    env = positional[1] if len(positional) > 1 else "CartPole-v1"
+    asked_for_help = "-h" in argv or "--help" in argv
+    if len(positional) < 2 and not asked_for_help:
+        known = ", ".join([*FAMILY, *BASELINES])
+        raise InputError(f"train needs an agent and an environment, e.g. `playmeter train {name} {env}`; agents: {known}")
+
+    asked, settings, options = train_options(name, env, argv)
+    return run_and_tell(
+        run_config(
+            asked.name,
+            asked.env,
+            settings,
+            seeds=range(asked.first_seed, asked.first_seed + asked.seeds),
+            budget=asked.budget,
+            protocol=asked.protocol,
+            evals=asked.evals,
+            eval_episodes=asked.eval_episodes,
+            out=asked.out,
+            device=asked.device,
+            threads=asked.threads,
+            cpu_watts=asked.cpu_watts,
+            wall_meter=asked.wall_meter,
+            gpu_share=asked.gpu_share,
+            **options,
+            command=("playmeter", "train", *argv),
+        )
+    )
+
+
+def train_options(
+    name: str, env: str, argv: Sequence[str]
+) -> tuple[TrainAny, AgentConfig | BaselineConfig, dict[str, Literal["auto", "on", "off"]]]:
+    """What was asked, the agent's settings, and the options that only the family's agents have."""
+    from agents.baselines import baseline_config, is_baseline
+    from agents.family import agent_config
+    from envs import spec
+
+    domain = DOMAINS[spec(env).kind]
+    if is_baseline(name):
+        baseline = TrainBaseline(name, env, sb3=baseline_config(name, domain))
+        baseline = parse(TrainBaseline[type(baseline.sb3)], argv, "train", baseline)  # type: ignore[misc]
+        return baseline, baseline.sb3, {}
+    asked: Train = parse(Train, argv, "train", Train(name, env, agent=agent_config(name, domain)))
+    return asked, asked.agent, {"compile": asked.compile}
+
+
+def run_config(agent: str, env: str, settings: AgentConfig | BaselineConfig, seeds: Sequence[int], **options: Any) -> RunConfig:
+    if not seeds or min(seeds) < 0:
+        raise InputError("--seeds must be at least 1 and --first-seed at least 0")
+    return RunConfig(agent, env, settings, tuple(seeds), **options)
+
+
+def run_and_tell(config: RunConfig) -> int:
+    """Train with a progress line, then say what came of it."""
+    from runs.train import train
+
+    with ProgressLine(config) as line:
+        outcomes = train(config, line.update, line.notice)
+    for outcome in outcomes:
+        print(summary_line(outcome))
+    return INTERRUPTED if any(outcome.status == "interrupted" for outcome in outcomes) else 0
+
+
+def summary_line(outcome: Outcome) -> str:
+    from analysis.units import score
+
+    final = f"final evaluation {score(outcome.eval_scores[-1])}" if outcome.eval_scores else "not evaluated"
+    return f"seed {outcome.seed}: {outcome.status}, {final}, in {outcome.folder}"
+
+
+def demo_command(argv: Sequence[str]) -> int:
+    """Train dqn on CartPole and on Atari Pong for two minutes, and write a report."""
+
+    from agents.family import agent_config
+    from analysis.report import write_report
+
+    asked: Demo = parse(Demo, argv, "demo")
+    command = ("playmeter", "demo", *argv)
+    cartpole = run_config(
+        "dqn",
+        "CartPole-v1",
+        agent_config("dqn", "classic"),
+        seeds=range(4),
+        budget="20k-steps",
+        out=str(asked.out),
+        command=command,
+    )
+    pong = run_config(
+        "dqn",
+        "ALE/Pong-v5",
+        # The published settings wait 50,000 steps before they learn: here the update has to be seen at work.
+        replace(agent_config("dqn", "atari"), learning_starts_steps=1_000, epsilon_decay_steps=2_000),
+        seeds=range(1),
+        budget="2500-steps",
+        evals=2,
+        eval_episodes=2,
+        out=str(asked.out),
+        command=command,
+    )
+    for config in (cartpole, pong):
+        code = run_and_tell(config)
+        if code:
+            return code
+    page = asked.out / "report.html"
+    write_report([asked.out], page, None)
+    print(f"\nreport:       {page}\nTensorBoard:  {asked.out}   (open it with: playmeter board {asked.out})")
+    return 0
