@@ -24,6 +24,7 @@ EXPORTS = {"Meter": "runs.anyone", "count_frames": "runs.anyone", "MeterCallback
 COMMANDS = {
     "demo": ("cli.train", "demo_command", "Train dqn on CartPole and on Atari Pong for two minutes, and write a report."),
     "train": ("cli.train", "train_command", "Train an agent on an environment, one run folder per seed."),
+    "plan": ("cli.plan", "plan_command", "Forecast what a training would cost, from a few seconds of it on this machine."),
     "report": ("cli.report", "report_command", "Write a comparison report of run folders: one HTML page, or JSON."),
     "meter": (
         "cli.meter",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
@@ -85,8 +85,17 @@ class Demo:
 
 def train_command(argv: Sequence[str]) -> int:
     """Train an agent on an environment, one run folder per seed."""
-    from agents.baselines import BASELINES
-    from agents.family import FAMILY
+    asked, settings, options = train_arguments(argv, "train")
+    return run_and_tell(asked_config(asked, settings, options, ("playmeter", "train", *argv)))
+
+
+def train_arguments(
+    argv: Sequence[str], command: str, kind: type[Train] = Train
+) -> tuple[TrainAny, AgentConfig | BaselineConfig, dict[str, Literal["auto", "on", "off"]]]:
+    """What was asked, the agent's settings, and the options that only the family's agents have."""
+    from agents.baselines import BASELINES, baseline_config, is_baseline
+    from agents.family import FAMILY, agent_config
+    from envs import spec
 
     positional = [word for word in argv[:2] if not word.startswith("-")]
     name = positional[0] if positional else "dqn"
@@ -94,46 +103,44 @@ def train_command(argv: Sequence[str]) -> int:
     asked_for_help = "-h" in argv or "--help" in argv
     if len(positional) < 2 and not asked_for_help:
         known = ", ".join([*FAMILY, *BASELINES])
-        raise InputError(f"train needs an agent and an environment, e.g. `playmeter train {name} {env}`; agents: {known}")
-
-    asked, settings, options = train_options(name, env, argv)
-    return run_and_tell(
-        run_config(
-            asked.name,
-            asked.env,
-            settings,
-            seeds=range(asked.first_seed, asked.first_seed + asked.seeds),
-            budget=asked.budget,
-            protocol=asked.protocol,
-            evals=asked.evals,
-            eval_episodes=asked.eval_episodes,
-            out=asked.out,
-            device=asked.device,
-            threads=asked.threads,
-            cpu_watts=asked.cpu_watts,
-            wall_meter=asked.wall_meter,
-            gpu_share=asked.gpu_share,
-            **options,
-            command=("playmeter", "train", *argv),
+        raise InputError(
+            f"{command} needs an agent and an environment, e.g. `playmeter {command} {name} {env}`; agents: {known}"
         )
-    )
-
-
-def train_options(
-    name: str, env: str, argv: Sequence[str]
-) -> tuple[TrainAny, AgentConfig | BaselineConfig, dict[str, Literal["auto", "on", "off"]]]:
-    """What was asked, the agent's settings, and the options that only the family's agents have."""
-    from agents.baselines import baseline_config, is_baseline
-    from agents.family import agent_config
-    from envs import spec
-
     domain = DOMAINS[spec(env).kind]
+    if is_baseline(name) and kind is not Train:
+        raise InputError(f"{command} knows the family's agents; {name} is trained by its own library: time a short run of it")
     if is_baseline(name):
         baseline = TrainBaseline(name, env, sb3=baseline_config(name, domain))
-        baseline = parse(TrainBaseline[type(baseline.sb3)], argv, "train", baseline)  # type: ignore[misc]
+        baseline = parse(TrainBaseline[type(baseline.sb3)], argv, command, baseline)  # type: ignore[misc]
         return baseline, baseline.sb3, {}
-    asked: Train = parse(Train, argv, "train", Train(name, env, agent=agent_config(name, domain)))
+    asked: Train = parse(kind, argv, command, kind(name, env, agent=agent_config(name, domain)))
     return asked, asked.agent, {"compile": asked.compile}
+
+
+def asked_config(
+    asked: TrainAny,
+    settings: AgentConfig | BaselineConfig,
+    options: Mapping[str, Literal["auto", "on", "off"]],
+    command: tuple[str, ...],
+) -> RunConfig:
+    return run_config(
+        asked.name,
+        asked.env,
+        settings,
+        seeds=range(asked.first_seed, asked.first_seed + asked.seeds),
+        budget=asked.budget,
+        protocol=asked.protocol,
+        evals=asked.evals,
+        eval_episodes=asked.eval_episodes,
+        out=asked.out,
+        device=asked.device,
+        threads=asked.threads,
+        cpu_watts=asked.cpu_watts,
+        wall_meter=asked.wall_meter,
+        gpu_share=asked.gpu_share,
+        **options,
+        command=command,
+    )
 
 
 def run_config(agent: str, env: str, settings: AgentConfig | BaselineConfig, seeds: Sequence[int], **options: Any) -> RunConfig:

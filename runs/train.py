@@ -77,17 +77,21 @@ def train(
     env_spec = spec(config.env)
     check_energy(config.energy)
     device = resolve_device(config.device)
-    agent = config.agent_config
-    lockstep = isinstance(agent, AgentConfig) and (agent.encoder == "mlp" or device.type != "cpu")
-    groups = [config.seeds] if lockstep else [(seed,) for seed in config.seeds]
     outcomes: list[Outcome] = []
     with interruptible() as stopped:
-        for seeds in groups:
+        for seeds in lockstep_groups(config, device):
             group = Group(config, env_spec, device, seeds, stopped, listener, notice)
             outcomes += group.run()
             if stopped():
                 break
     return outcomes
+
+
+def lockstep_groups(config: RunConfig, device: torch.device) -> list[tuple[int, ...]]:
+    """The seeds that train side by side, group after group."""
+    agent = config.agent_config
+    lockstep = isinstance(agent, AgentConfig) and (agent.encoder == "mlp" or device.type != "cpu")
+    return [config.seeds] if lockstep else [(seed,) for seed in config.seeds]
 
 
 @contextmanager

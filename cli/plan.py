@@ -1,0 +1,151 @@
+"""``playmeter plan``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis import units
+from analysis.convert import Rates, electricity_price, grid_intensity, kwh, meaning
+from cli.parsing import file_or_dash
+from cli.train import Train, asked_config, train_arguments
+from runs.config import InputError
+from runs.schema import MEASURED
+
+if TYPE_CHECKING:
+    from runs.config import RunConfig
+    from runs.plan import Forecast, Pace, Range
+
+
+@dataclass(frozen=True)
+class Plan(Train):
+    """What a training would cost, from a few seconds of it on this machine: the options are those of train, and nothing is kept."""
+
+    seconds: float = 10.0
+    """How long to try, from the first update on; more seconds, a better forecast."""
+    try_seeds: tuple[int, ...] = ()
+    """Other numbers of seeds to try side by side, e.g. 1 4 16, to see what is fastest a seed."""
+    country: str | None = None
+    """Where it would run, for its CO2: a three-letter code or an English name; the default is the world mean with its range."""
+    price_usd_per_kwh: float | None = None
+    """Your price of electricity; the default is a dated table."""
+    json: str | None = None
+    """Write the forecast to this file as JSON, or to standard output with `-`."""
+
+
+def plan_command(argv: Sequence[str]) -> int:
+    """Forecast what a training costs before anything is burned."""
+    from runs.plan import plan
+
+    asked, settings, options = train_arguments(argv, "plan", Plan)
+    assert isinstance(asked, Plan)
+    config = asked_config(asked, settings, options, ("playmeter", "plan", *argv))
+    at = Rates(asked.country, asked.price_usd_per_kwh)
+    costs(None, at)  # an unknown country is said before the seconds are spent
+    target = file_or_dash(asked.json)
+    notice = (lambda text: None) if target == "-" else print
+    notice(f"trying {config.agent} on {config.env} for {asked.seconds:g} s ...")
+    pace, forecast = plan(config, asked.seconds, notice)
+    others = [plan(with_seeds(config, n), asked.seconds, notice) for n in asked.try_seeds]
+    if target is not None:
+        write(target, as_json(config, pace, forecast, others, at))
+    if target != "-":
+        print("\n".join(text(config, pace, forecast, others, at)))
+    return 0
+
+
+def with_seeds(config: RunConfig, seeds: int) -> RunConfig:
+    if seeds < 1:
+        raise InputError("--try-seeds must be numbers from 1 on")
+    return replace(config, seeds=tuple(range(seeds)))
+
+
+def costs(joules: Range | None, at: Rates) -> dict[str, float | None]:
+    if joules is None:
+        return meaning({"kwh": None, "low_kwh": None, "high_kwh": None}, at)
+    return meaning({"kwh": kwh(joules.value), "low_kwh": kwh(joules.low), "high_kwh": kwh(joules.high)}, at)
+
+
+def text(
+    config: RunConfig, pace: Pace, forecast: Forecast, others: Sequence[tuple[Pace, Forecast]], at: Rates
+) -> Iterator[str]:
+    """The forecast for people, line by line."""
+    seeds = len(config.seeds)
+    yield f"{config.agent} on {config.env}, {config.budget} each, {seeds} seed(s): {forecast.steps:,} steps a seed"
+    yield ""
+    rows = {"wall time": of(forecast.wall_s, units.duration), **costs_in_words(pace, forecast, at)}
+    play = "no physical time" if forecast.play_s is None else f"{units.duration(forecast.play_s)} of human play"
+    rows |= {
+        "played": f"{units.count(forecast.frames)} frames ({play}), and {of(forecast.eval_frames, units.count)} in evaluations",
+        "GPU-hours": of(forecast.gpu_h, units.hours) if pace.gpus else "none",
+        "model FLOPs": of(forecast.flops, units.flops),
+        "memory": f"{units.size(pace.memory_bytes)}, {units.size(pace.replay_bytes)} of it the replay",
+        "checkpoint": f"{units.size(pace.checkpoint_bytes)} at the end",
+    }
+    for name, value in rows.items():
+        yield f"  {name:<13} {value}"
+    yield ""
+    speed = pace.seeds / pace.learning_step_s.value
+    yield f"  {units.count(speed)} steps/s in sum while it learns, setting up takes {units.duration(pace.setup_s)}; the ranges are the fastest and"
+    yield f"  slowest tenth of {pace.seconds:g} s of trying, and what evaluations may take, whose games nobody knows yet."
+    if others:
+        yield from seeds_side_by_side([(pace, forecast), *others])
+
+
+def costs_in_words(pace: Pace, forecast: Forecast, at: Rates) -> dict[str, str]:
+    if forecast.joules is None:
+        return {"energy": "no source has a number here: see --cpu-watts"}
+    found = costs(forecast.joules, at)
+    sign = "" if pace.energy_method == MEASURED else "about "
+    grid, price = grid_intensity(at.country), electricity_price(at.usd_per_kwh)
+    return {
+        "energy": sign + of(forecast.joules, units.energy),
+        "CO2": f"{sign}{spread(found, 'co2_kg', units.mass)}, {grid.place}",
+        "electricity": f"{sign}{spread(found, 'cost_usd', units.money)}, {price.what}",
+    }
+
+
+def spread(found: Mapping[str, float | None], name: str, show: Callable[[float | None], str]) -> str:
+    return f"{show(found[name])} ({units.span(show(found[f'low_{name}']), show(found[f'high_{name}']))})"
+
+
+def of(figure: Range, show: Callable[[float], str]) -> str:
+    return f"{show(figure.value)} ({units.span(show(figure.low), show(figure.high))})"
+
+
+def seeds_side_by_side(tried: Sequence[tuple[Pace, Forecast]]) -> Iterator[str]:
+    """What each number of seeds takes for one of them."""
+    yield ""
+    each = {pace.seeds: forecast.wall_s.value / pace.seeds for pace, forecast in tried}
+    fastest = min(each, key=lambda seeds: each[seeds])
+    for seeds, seconds in sorted(each.items()):
+        mark = "  <- fastest a seed" if seeds == fastest and len(each) > 1 else ""
+        yield f"  {seeds:>3} side by side  {units.duration(seconds)} a seed{mark}"
+
+
+def as_json(
+    config: RunConfig, pace: Pace, forecast: Forecast, others: Sequence[tuple[Pace, Forecast]], at: Rates
+) -> dict[str, Any]:
+    return {
+        "agent": config.agent,
+        "env": config.env,
+        "budget": config.budget,
+        "seeds": list(config.seeds),
+        "forecast": asdict(forecast) | costs(forecast.joules, at),
+        "pace": asdict(pace),
+        "side_by_side": [
+            {"seeds": p.seeds, "wall_s_per_seed": f.wall_s.value / p.seeds} for p, f in [(pace, forecast), *others]
+        ],
+    }
+
+
+def write(target: Path | str, content: dict[str, Any]) -> None:
+    words = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    if isinstance(target, Path):
+        target.write_text(words, encoding="utf-8")
+    else:
+        sys.stdout.write(words)

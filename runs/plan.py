@@ -1,0 +1,312 @@
+"""A forecast of a training's cost before anything is burned: a few seconds of the same training on this machine, then arithmetic.
+
+The calibration is the training itself, loop, meter and files, in a folder that is thrown away; only its warm-up is shortened. What it
+cannot see is how long the trained agent's games will be: evaluations therefore have the widest interval.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from statistics import quantiles
+from tempfile import TemporaryDirectory
+
+from agents.config import AgentConfig
+from envs import EnvSpec, spec
+from envs.registry import protocol_of
+from runs.budget import Budget, parse_budget
+from runs.config import InputError, RunConfig
+from runs.evaluate import evaluate
+from runs.family import FamilyTrainer
+from runs.prepare import resolve_device
+from runs.schema import LedgerLine, read_ledger, total_energy
+from runs.train import Group, lockstep_groups
+
+TRAINING_PHASES = ("act", "learn", "env", "io")
+HEARTBEAT_S = 0.2
+WARM_UP_STEPS = 400  # at most: enough to time a step without learning
+LEAST_SPREAD = 0.1  # of the pace: what an hour on a shared machine may differ from these seconds
+LEAST_GAMES = 10
+LONG_GAME_STEPS = 2_000  # a longer time limit says nothing about how long a game usually is
+
+
+@dataclass(frozen=True)
+class Range:
+    """A figure and what it may be instead."""
+
+    value: float
+    low: float
+    high: float
+
+    def __add__(self, other: Range | float) -> Range:
+        if not isinstance(other, Range):
+            other = Range(other, other, other)
+        return Range(self.value + other.value, self.low + other.low, self.high + other.high)
+
+    def __mul__(self, factor: Range | float) -> Range:
+        if not isinstance(factor, Range):
+            factor = Range(factor, factor, factor)
+        return Range(self.value * factor.value, self.low * factor.low, self.high * factor.high)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What a calibration saw of S seeds in one process. A step is one of every seed; seconds are wall-clock seconds of the process."""
+
+    seeds: int
+    setup_s: float  # compiling included
+    warm_up_step_s: float  # before learning starts
+    learning_step_s: Range  # with the updates that belong to it
+    eval_setup_s: float  # the emulators of an evaluation, every time
+    eval_observation_s: float  # an observation of one game of every seed
+    game_steps: Range  # of an evaluation
+    frames_per_step: float
+    eval_frames_per_observation: float
+    watts: Range | None  # of the process; None: no source has a number
+    energy_method: str
+    gpus: float  # allocated
+    forward_flops: int
+    update_flops: int
+    memory_bytes: int  # of the process, its replay full
+    replay_bytes: int
+    checkpoint_bytes: int  # of all seeds
+    seconds: float  # that the calibration learned
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What the whole training will take: all its seeds together where it does not say otherwise."""
+
+    steps: int  # per seed
+    wall_s: Range
+    frames: float  # training play
+    play_s: float | None
+    eval_frames: Range
+    joules: Range | None
+    gpu_h: Range
+    flops: Range
+
+
+@dataclass(frozen=True)
+class Job:
+    """The arithmetic's inputs that are not measured."""
+
+    budget: Budget
+    frame_rate_hz: float | None
+    warm_up_steps: int
+    replay_ratio: float
+    evals: int
+    eval_episodes: int
+    groups: int  # trained one after another
+
+
+def plan(config: RunConfig, seconds: float, notice: Callable[[str], None]) -> tuple[Pace, Forecast]:
+    """Calibrate for about that many seconds of learning, and forecast the whole training.
+
+    Raises:
+        InputError, BudgetError, UnknownEnv, ConfigError: as ``train`` does; nothing was written.
+    """
+    agent = config.agent_config
+    assert isinstance(agent, AgentConfig)
+    if not 1 <= seconds <= 600:
+        raise InputError(f"--seconds must lie between 1 and 600, not {seconds:g}")
+    env_spec = spec(config.env)
+    groups = lockstep_groups(config, resolve_device(config.device))
+    pace = calibrate(replace(config, seeds=groups[0]), agent, env_spec, seconds, notice)
+    job = Job(
+        budget=parse_budget(config.budget),
+        frame_rate_hz=env_spec.frame_rate_hz,
+        warm_up_steps=agent.learning_starts_steps,
+        replay_ratio=agent.replay_ratio,
+        evals=config.evals,
+        eval_episodes=config.eval_episodes or protocol_of(env_spec, config.protocol).eval_episodes,
+        groups=len(groups),
+    )
+    return pace, forecast(pace, job)
+
+
+def calibrate(config: RunConfig, agent: AgentConfig, env_spec: EnvSpec, seconds: float, notice: Callable[[str], None]) -> Pace:
+    """Train one group for ``seconds`` after its first update, and play an evaluation for a third of that."""
+    warm_up = min(agent.learning_starts_steps, max(WARM_UP_STEPS, 2 * agent.batch_size))
+    with TemporaryDirectory(prefix="playmeter-plan-") as folder:
+        short = replace(
+            config, out=folder, agent_config=replace(agent, learning_starts_steps=warm_up), evals=1, eval_episodes=1,
+            heartbeat_s=HEARTBEAT_S,
+        )  # fmt: skip
+        began: list[float] = []
+
+        def stopped() -> bool:
+            if not began and group.counters.updates > 0:
+                began.append(time.monotonic())
+            return bool(began) and time.monotonic() - began[0] > seconds
+
+        group = Group(short, env_spec, resolve_device(config.device), config.seeds, stopped, lambda progress: None, notice)
+        outcomes = group.run()
+        assert isinstance(group.trainer, FamilyTrainer)
+        lines = read_ledger(outcomes[0].folder)
+        checkpoint_bytes = sum(file.stat().st_size for one in outcomes for file in checkpoints(one.folder))
+        games = play(group, env_spec.id, seconds / 3)
+    learner, costs = group.trainer.learner, group.counters.costs
+    replay_bytes = learner.layout.nbytes
+    untouched = max(
+        0.0, 1 - steps_of(lines[-1]) / (learner.layout.capacity * agent.envs_per_seed)
+    )  # pages that cost nothing yet
+    return Pace(
+        seeds=len(config.seeds),
+        setup_s=lines[-1].active_s["setup"],
+        warm_up_step_s=warm_up_pace(lines),
+        learning_step_s=learning_pace(lines),
+        eval_setup_s=games.setup_s,
+        eval_observation_s=games.observation_s,
+        game_steps=game_steps(games.steps, env_spec.max_episode_steps),
+        frames_per_step=(lines[-1].lineage.frames or 0) / max(1, lines[-1].lineage.steps or 0),
+        eval_frames_per_observation=games.frames_per_observation,
+        watts=power(lines, len(config.seeds)),
+        energy_method=total_energy(lines[-1].energy).method,
+        gpus=(lines[-1].gpu_allocated_s or 0.0) * len(config.seeds) / (lines[-1].wall_s or 1.0),
+        forward_flops=costs.forward,
+        update_flops=costs.update,
+        memory_bytes=(lines[-1].peak_rss_bytes or 0) + int(replay_bytes * untouched if learner.device.type == "cpu" else 0),
+        replay_bytes=replay_bytes,
+        checkpoint_bytes=checkpoint_bytes,
+        seconds=seconds,
+    )
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    return [path for path in (folder / "checkpoints").rglob("*") if path.is_file()]
+
+
+@dataclass(frozen=True)
+class Games:
+    """A piece of an evaluation."""
+
+    setup_s: float
+    observation_s: float
+    steps: float  # of a mean game
+    frames_per_observation: float
+
+
+def play(group: Group, env_id: str, seconds: float) -> Games:
+    """Play evaluation games for that long. Those that are not over then count as far as they got, so that short ones do not count double."""
+    trainer = group.trainer
+    assert isinstance(trainer, FamilyTrainer)
+    seeds, began_s = len(group.seeds), time.monotonic()
+    games = evaluate(
+        trainer.learner, env_id, group.protocol.name, group.config.eval_episodes or LEAST_GAMES, 0,
+        stop=lambda: time.monotonic() - began_s > seconds, due=lambda: True,
+    )  # fmt: skip
+    first = next(games)  # the emulators are there, and every lane made a step
+    first_s = time.monotonic()
+    last, lanes = first, first.observations
+    for last in games:  # noqa: B007
+        pass
+    observation_s = (time.monotonic() - first_s) / max(1, last.observations - first.observations)
+    played = last.observations * seeds
+    over = sum(len(lengths) for lengths in last.lengths)
+    return Games(first_s - began_s, observation_s, played / (over + lanes * seeds / 2), float(last.frames.sum()) / played)
+
+
+def training_s(line: LedgerLine) -> float:
+    return sum(line.active_s[phase] for phase in TRAINING_PHASES)
+
+
+def steps_of(line: LedgerLine) -> int:
+    return line.lineage.steps or 0
+
+
+def warm_up_pace(lines: Sequence[LedgerLine]) -> float:
+    """Seconds a step before the first update; of acting and playing alone, where no line fell into the warm-up."""
+    before = [line for line in lines if line.lineage.updates == 0]
+    if steps_of(before[-1]) > 0:
+        return training_s(before[-1]) / steps_of(before[-1])
+    last = lines[-1]
+    return (last.active_s["act"] + last.active_s["env"] + last.active_s["io"]) / max(1, steps_of(last))
+
+
+def learning_pace(lines: Sequence[LedgerLine]) -> Range:
+    """Seconds a step once updates are made: their mean, and the fastest and slowest tenth of the times between two lines."""
+    learning = [line for line in lines if line.lineage.updates]
+    first, last = learning[0], learning[-1]
+    if steps_of(last) == steps_of(first):
+        first = lines[0]
+    mean = (training_s(last) - training_s(first)) / max(1, steps_of(last) - steps_of(first))
+    pairs = pairwise(learning)
+    paces = [(training_s(b) - training_s(a)) / (steps_of(b) - steps_of(a)) for a, b in pairs if steps_of(b) > steps_of(a)]
+    tenths = quantiles(paces, n=10) if len(paces) > 9 else [mean]
+    return Range(mean, min(tenths[0], (1 - LEAST_SPREAD) * mean), max(tenths[-1], (1 + LEAST_SPREAD) * mean))
+
+
+def power(lines: Sequence[LedgerLine], seeds: int) -> Range | None:
+    """Watts of the process while it learned."""
+    learning = [line for line in lines if line.lineage.updates]
+    last, first = learning[-1], learning[0] if len(learning) > 1 else lines[0]
+    a, b = total_energy(first.energy), total_energy(last.energy)
+    seconds = (last.wall_s or 0.0) - (first.wall_s or 0.0)
+    if b.method == "absent" or seconds <= 0:
+        return None
+    return Range(b.joules - a.joules, b.low_j - a.low_j, b.high_j - a.high_j) * (seeds / seconds)
+
+
+def game_steps(seen: float, limit: int | None) -> Range:
+    """How long a game of an evaluation may be, from the games of an agent that has learned nothing yet."""
+    if limit is not None and limit <= LONG_GAME_STEPS:
+        return Range(max(seen, limit / 2), min(seen, limit), limit)
+    return Range(1.5 * seen, 0.5 * seen, 6 * seen)
+
+
+def forecast(pace: Pace, job: Job) -> Forecast:
+    """The arithmetic. A budget that is not in steps is turned into the steps that use it up."""
+    steps = steps_for(pace, job)
+    learning = max(0, steps - job.warm_up_steps)
+    updates = learning * job.replay_ratio
+    observations = pace.game_steps * (job.evals * job.eval_episodes)  # of one seed
+    wall = wall_s(pace, job, steps) * job.groups
+    runs = pace.seeds * job.groups
+    frames = steps * pace.frames_per_step * runs
+    return Forecast(
+        steps=steps,
+        wall_s=wall,
+        frames=frames,
+        play_s=None if job.frame_rate_hz is None else frames / job.frame_rate_hz,
+        eval_frames=observations * (pace.eval_frames_per_observation * runs),
+        joules=None if pace.watts is None else wall * pace.watts,
+        gpu_h=wall * (pace.gpus / 3600),
+        flops=(observations * pace.forward_flops + (steps * pace.forward_flops + updates * pace.update_flops)) * runs,
+    )
+
+
+def wall_s(pace: Pace, job: Job, steps: int) -> Range:
+    """Of one group."""
+    warm_up = min(steps, job.warm_up_steps)
+    training = pace.learning_step_s * (steps - warm_up) + warm_up * pace.warm_up_step_s
+    evaluation = pace.game_steps * (job.eval_episodes * pace.eval_observation_s) + pace.eval_setup_s
+    return training + evaluation * job.evals + pace.setup_s
+
+
+def steps_for(pace: Pace, job: Job) -> int:
+    """Steps of one seed that the budget allows."""
+    budget = job.budget
+
+    def used(steps: int) -> float:
+        seconds = wall_s(pace, job, steps).value
+        learning = max(0, steps - job.warm_up_steps)
+        flops = steps * pace.forward_flops + learning * job.replay_ratio * pace.update_flops
+        joules = None if pace.watts is None else pace.watts.value * seconds / pace.seeds
+        frames = steps * pace.frames_per_step
+        play_s = None if job.frame_rate_hz is None else frames / job.frame_rate_hz
+        return budget.fraction(
+            {"steps": steps, "frames": frames, "play_s": play_s, "wall_s": seconds, "joules": joules, "flops": flops}
+        )
+
+    most = 1
+    while used(most) < 1:
+        most *= 2
+    least = most // 2
+    while least + 1 < most:
+        middle = (least + most) // 2
+        least, most = (middle, most) if used(middle) < 1 else (least, middle)
+    return most

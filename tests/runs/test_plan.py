@@ -1,0 +1,163 @@
+"""The forecast: its arithmetic by hand, its readings of a ledger, and its counts against a training that was really run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import playmeter
+from agents.config import AgentConfig
+from runs.budget import parse_budget
+from runs.config import RunConfig
+from runs.plan import Forecast, Job, Pace, Range, forecast, game_steps, learning_pace, plan, power, warm_up_pace
+from runs.schema import Counts, Energy, Flops, LedgerLine, read_ledger
+from runs.train import train
+
+
+def exactly(value: float) -> Range:
+    return Range(value, value, value)
+
+
+PACE = Pace(
+    seeds=2, setup_s=30.0, warm_up_step_s=0.01, learning_step_s=Range(0.1, 0.08, 0.2), eval_setup_s=1.0, eval_observation_s=0.002,
+    game_steps=Range(50.0, 10.0, 100.0), frames_per_step=4.0, eval_frames_per_observation=3.0, watts=Range(100.0, 50.0, 200.0),
+    energy_method="estimated", gpus=1.0, forward_flops=7, update_flops=1_000, memory_bytes=1, replay_bytes=1, checkpoint_bytes=1,
+    seconds=10.0,
+)  # fmt: skip
+JOB = Job(parse_budget("1000-steps"), 60.0, warm_up_steps=200, replay_ratio=0.25, evals=3, eval_episodes=5, groups=1)
+
+
+def test_the_arithmetic_by_hand() -> None:
+    """200 steps at 0.01 s, 800 at 0.1; 3 evaluations of 5 games of 50 steps at 0.002 s and 1 s each; 30 s before all that."""
+    found = forecast(PACE, JOB)
+    assert found.steps == 1_000
+    assert found.wall_s.value == pytest.approx(30 + 2 + 80 + 3 * (1 + 5 * 50 * 0.002))
+    assert found.wall_s.low == pytest.approx(30 + 2 + 64 + 3 * (1 + 5 * 10 * 0.002))
+    assert found.wall_s.high == pytest.approx(30 + 2 + 160 + 3 * (1 + 5 * 100 * 0.002))
+    assert found.frames == 2 * 4_000, "two seeds"
+    assert found.play_s == pytest.approx(8_000 / 60)
+    assert found.eval_frames.value == pytest.approx(2 * 3 * 5 * 50 * 3)
+    assert found.joules is not None
+    assert found.joules.value == pytest.approx(found.wall_s.value * 100)
+    assert found.joules.high == pytest.approx(found.wall_s.high * 200), "slow and hungry at once"
+    assert found.gpu_h.value == pytest.approx(found.wall_s.value / 3600), "the process has one GPU, whatever the seeds"
+    assert found.flops.value == pytest.approx(2 * (1_000 * 7 + 800 / 4 * 1_000 + 750 * 7))
+
+
+def test_groups_one_after_another_take_as_long_as_all_of_them() -> None:
+    one, three = forecast(PACE, JOB), forecast(PACE, replace(JOB, groups=3))
+    assert three.wall_s.value == pytest.approx(3 * one.wall_s.value)
+    assert three.frames == 3 * one.frames
+
+
+@pytest.mark.parametrize(
+    ("budget", "steps"),
+    [
+        ("4000-frames", 1_000),
+        ("10s-play", 150),  # 600 frames
+        ("36.5s", 200),  # setting up, evaluations and the whole warm-up
+        ("37.5s", 210),
+        ("5625J", 960),  # of one run: 100 W x (36.5 + 0.1 x 760) s / 2
+        ("1e5flops", 585),  # 585 forward passes and 385 / 4 updates are 100,345; a step less is 250 less
+    ],
+)
+def test_a_budget_in_any_unit_becomes_the_steps_that_use_it_up(budget: str, steps: int) -> None:
+    found = forecast(PACE, replace(JOB, budget=parse_budget(budget))).steps
+    assert found == pytest.approx(steps, abs=1)
+
+
+def line(steps: int, updates: int, learn_s: float, act_s: float = 0.0, joules: float = 0.0) -> LedgerLine:
+    counts = Counts(frames=steps, steps=steps, updates=updates)
+    phases = {"setup": 5.0, "act": act_s, "learn": learn_s, "env": 0.0, "eval": 99.0, "io": 0.0}
+    energy = {"cpu_package": Energy(joules, joules / 2, joules * 3, "estimated")}
+    return LedgerLine(
+        "running", "2026-01-01T00:00:00+00:00", counts, counts, 0, 0, 5 + learn_s + act_s, phases, 0.0, 0.0, None, energy, Flops(),
+        1, 0,
+    )  # fmt: skip
+
+
+def test_the_pace_is_read_apart_before_and_after_learning_starts() -> None:
+    warm_up = [line(0, 0, 0), line(100, 0, 0, act_s=1.0)]
+    learning = [line(100 + 10 * k, k, 2.0 * k, act_s=1.0, joules=30.0 * k) for k in range(1, 22)]
+    assert warm_up_pace([*warm_up, *learning]) == pytest.approx(0.01)
+    pace = learning_pace([*warm_up, *learning])
+    assert pace.value == pytest.approx(0.2)
+    assert (pace.low, pace.high) == pytest.approx((0.18, 0.22)), "a steady machine may still differ by a tenth tomorrow"
+    watts = power([*warm_up, *learning], seeds=4)
+    assert watts is not None
+    assert (watts.value, watts.low, watts.high) == pytest.approx((60, 30, 180)), "15 W are this run's share of four"
+
+
+def test_an_uneven_pace_has_a_wide_range() -> None:
+    seconds = [0.0]
+    for k in range(20):
+        seconds.append(seconds[-1] + (1.0 if k % 2 else 3.0))
+    pace = learning_pace([line(0, 0, 0), *(line(10 * k, k, s) for k, s in enumerate(seconds[1:], 1))])
+    assert pace.value == pytest.approx(0.2, rel=0.05)
+    assert pace.low == pytest.approx(0.1, rel=0.01)
+    assert pace.high == pytest.approx(0.3, rel=0.01)
+
+
+def test_games_may_last_from_what_was_seen_to_the_limit() -> None:
+    assert game_steps(20, 500) == Range(250, 20, 500)
+    assert game_steps(400, 27_000) == Range(600, 200, 2_400), "a limit that no game reaches says nothing"
+
+
+AGENT = AgentConfig(hidden=(8,), batch_size=4, learning_starts_steps=600, replay_capacity=2_000, replay_ratio=0.5)
+CONFIG = RunConfig("dqn", "CartPole-v1", AGENT, (0, 1), "1500-steps", evals=2, eval_episodes=3, device="cpu", compile="off")
+
+
+def test_what_is_counted_is_forecast_exactly(tmp_path: Path) -> None:
+    """Frames, acting and updating FLOPs, and the checkpoint's size are those of the real run; time is not promised here."""
+    config = replace(CONFIG, out=str(tmp_path / "out"))
+    pace, found = plan(config, 1.0, lambda text: None)
+    assert not (tmp_path / "out").exists(), "a forecast leaves nothing behind"
+    outcomes = train(config, notice=lambda text: None)
+    last = read_ledger(outcomes[0].folder)[-1]
+    assert (found.steps, found.frames) == (last.lineage.steps, 2 * (last.lineage.frames or 0))
+    eval_observations = 2 * 3 * pace.game_steps.value
+    act_and_update = found.flops.value / 2 - eval_observations * pace.forward_flops
+    assert act_and_update == pytest.approx((last.flops.act or 0) + (last.flops.update or 0), rel=3e-3)
+    sizes = [path.stat().st_size for one in outcomes for path in (one.folder / "checkpoints").iterdir()]
+    assert pace.checkpoint_bytes == pytest.approx(sum(sizes), rel=0.02)
+    assert 0.1 * (last.wall_s or 0) < found.wall_s.value < 10 * (last.wall_s or 0), "not another unit"
+
+
+def test_the_command_prints_and_writes_what_it_found(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ["plan", "dqn", "CartPole-v1", "--budget", "900-steps", "--compile", "off", "--device", "cpu", "--seconds", "1"]
+    words += ["--agent.hidden", "8", "--agent.learning-starts-steps", "100", "--evals", "1", "--eval-episodes", "2"]
+    assert playmeter.main([*words, "--country", "FRA", "--try-seeds", "3", "--json", str(tmp_path / "plan.json")]) == 0
+    text = capsys.readouterr().out
+    for part in ("900 steps a seed", "wall time", "France", "18.0 s of human play", "3 side by side", "fastest a seed"):
+        assert part in text
+    content = json.loads((tmp_path / "plan.json").read_text())
+    assert content["forecast"]["steps"] == 900
+    assert content["forecast"]["low_co2_kg"] <= content["forecast"]["co2_kg"] <= content["forecast"]["high_co2_kg"]
+    assert [entry["seeds"] for entry in content["side_by_side"]] == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["sb3:dqn", "CartPole-v1"], "the family's agents"),
+        (["dqn", "CartPole-v1", "--seconds", "0"], "--seconds"),
+        (["dqn", "CartPole-v1", "--country", "Frence"], "France"),
+        (["dqn", "CartPole-v1", "--budget", "soon"], "number"),
+        (["dqn"], "plan needs an agent and an environment"),
+        (["dqn", "CartPole-v1", "--try-seeds", "0"], "--try-seeds"),
+    ],
+)
+def test_bad_input_is_one_line(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert playmeter.main(["plan", *words]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_forecasts_compare() -> None:
+    assert isinstance(forecast(PACE, JOB), Forecast)
+    assert exactly(2) + 1 == exactly(3)
+    assert Range(2, 1, 3) * Range(10, 5, 20) == Range(20, 5, 60)
