@@ -436,7 +436,8 @@ def assert_quiet_and_narrow(browser):
 def test_the_page_draws_its_curves_offline_and_switches_the_axis(browser, results, tmp_path):
     for seed in range(3):
         write_run(results / "c" / "dqn" / f"seed{seed}", seed=seed)
-        write_run(results / "m" / "dqn" / f"seed{seed}", env=MOUNTAINCAR, seed=seed)
+        absent = {"cpu_package": Energy(0, 0, 0, schema.ABSENT)}
+        write_run(results / "m" / "dqn" / f"seed{seed}", env=MOUNTAINCAR, seed=seed, energy=absent if seed == 2 else None)
     charts_of = open_page(browser, results, tmp_path)
     cartpole, mountaincar = charts_of["env0-chart"], charts_of["env1-chart"]
     assert all(len(chart.find_elements("css selector", "svg path")) > 5 for chart in (cartpole, mountaincar))
@@ -461,6 +462,10 @@ def test_the_page_draws_its_curves_offline_and_switches_the_axis(browser, result
     ).perform()
     wait_until(lambda: "Runs" in browser.find_element("id", "vg-tooltip-element").text)
     assert "95 % from" in browser.find_element("id", "vg-tooltip-element").text
+    note = browser.find_element("id", "env1-missing")
+    assert not note.is_displayed()
+    choose(browser, "env1-axis", "Energy", mountaincar)
+    assert note.text == "Not known on this axis, so not drawn: dqn (1 of 3 runs)."
     assert_quiet_and_narrow(browser)
 
 
