@@ -72,7 +72,7 @@ def _threshold(best: dict[str, Any]) -> str:
         if not reach["n_reached"]:
             sentences.append(f"{what} was not reached.")
             continue
-        how_many = f"{reach['n_reached']} of {reach['n']} seeds" if reach["n"] > 1 else "it"
+        how_many = f"{reach['n_reached']} of {reach['n']} seeds of {best['label']}" if reach["n"] > 1 else "it"
         after = "" if reach["frames"] is None else f", after {units.count(reach['frames'])} frames"
         if after and reach["n"] > 1:
             after += " in the median"

@@ -20,6 +20,7 @@ import playmeter
 from analysis import charts, report, sentences, summary, tables
 from analysis.convert import ANYWHERE, Rates
 from analysis.report import ReportError, write_report
+from runs import schema
 from runs.schema import ESTIMATED, MEASURED, Energy
 from tests.analysis.run_folders import BREAKOUT, CARTPOLE, GPU, MOUNTAINCAR, write_run
 
@@ -216,6 +217,8 @@ def test_markdown_and_figures_have_the_same_content(five_seeds, tmp_path):
     svg = (tmp_path / "figures" / "cartpole-v1-control-frames.svg").read_text()
     assert "currentColor" not in svg
     assert "dqn" in svg  # the legend
+    assert "c51 | &lt;b&gt;" in svg
+    assert "<b>" not in svg
 
 
 def test_two_environments_of_one_name_have_their_own_figures(results, tmp_path, monkeypatch):
@@ -247,6 +250,18 @@ def test_a_published_figure_under_another_protocol_says_what_differs(results, tm
     assert list(differs["BBF"]) == ["sticky actions", "experience"]
     assert list(differs["MR.Q"]) == ["experience"]
     assert all(entry["source"] for entry in published)
+
+
+def test_a_level_that_was_reached_in_frames_nobody_counted_is_reached(results, tmp_path):
+    """An import may know steps and no frames: its costs are not known, which is not "not reached"."""
+    folder = write_run(results / "e" / "dqn" / "seed0", scores=[480.0, 500.0])
+    lines = [replace(line, frames=None) for line in schema.read_evals(folder)]
+    (folder / schema.EVALS_FILE).write_text("".join(map(schema.seal, lines)))
+    write_report([results], None, None, markdown=tmp_path / "r.md")
+    (row,) = [line for line in (tmp_path / "r.md").read_text().splitlines() if "| threshold 475 |" in line]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[2:4] == ["1 of 1", "–"]
+    assert cells[7].startswith("0.125 Wh")  # half of 900 J, at the first evaluation
 
 
 def test_unfinished_and_short_runs_are_marked(results, tmp_path):
@@ -421,7 +436,8 @@ def assert_quiet_and_narrow(browser):
 def test_the_page_draws_its_curves_offline_and_switches_the_axis(browser, results, tmp_path):
     for seed in range(3):
         write_run(results / "c" / "dqn" / f"seed{seed}", seed=seed)
-        write_run(results / "m" / "dqn" / f"seed{seed}", env=MOUNTAINCAR, seed=seed)
+        absent = {"cpu_package": Energy(0, 0, 0, schema.ABSENT)}
+        write_run(results / "m" / "dqn" / f"seed{seed}", env=MOUNTAINCAR, seed=seed, energy=absent if seed == 2 else None)
     charts_of = open_page(browser, results, tmp_path)
     cartpole, mountaincar = charts_of["env0-chart"], charts_of["env1-chart"]
     assert all(len(chart.find_elements("css selector", "svg path")) > 5 for chart in (cartpole, mountaincar))
@@ -446,6 +462,10 @@ def test_the_page_draws_its_curves_offline_and_switches_the_axis(browser, result
     ).perform()
     wait_until(lambda: "Runs" in browser.find_element("id", "vg-tooltip-element").text)
     assert "95 % from" in browser.find_element("id", "vg-tooltip-element").text
+    note = browser.find_element("id", "env1-missing")
+    assert not note.is_displayed()
+    choose(browser, "env1-axis", "Energy", mountaincar)
+    assert note.text == "Not known on this axis, so not drawn: dqn (1 of 3 runs)."
     assert_quiet_and_narrow(browser)
 
 

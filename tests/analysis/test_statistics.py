@@ -23,6 +23,12 @@ def test_iqm_agrees_with_rliable(scores):
     assert statistics.iqm(np.array(scores)) == pytest.approx(metrics.aggregate_iqm(np.array(scores)[:, None]), abs=1e-6)
 
 
+@given(st.integers(1, 9), st.integers(1, 9), st.sampled_from([0, 1, -1]), st.integers(0, 2**32 - 1))
+def test_iqm_along_any_axis_is_scipys_trimmed_mean(rows, columns, axis, seed):
+    scores = np.random.default_rng(seed).normal(size=(rows, columns)).round(1)
+    assert statistics.iqm(scores, axis=axis) == pytest.approx(stats.trim_mean(scores, 0.25, axis=axis))
+
+
 def test_one_seed_has_no_interval():
     assert statistics.bootstrap_iqm([np.array([3.0])]) is None
     assert statistics.bootstrap_iqm([np.array([3.0, 4.0]), np.array([5.0])]) is None
