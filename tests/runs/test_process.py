@@ -59,7 +59,7 @@ def test_a_command_that_a_signal_killed(number: signal.Signals, status: str, tmp
 def test_streams_pass_through_untouched(tmp_path: Path) -> None:
     done = meter(tmp_path, "sh", "-c", "cat; echo to stderr >&2", input="one\ntwo\n")
     assert done.stdout == "one\ntwo\n"
-    first, last = done.stderr.splitlines()
+    first, *_, last = done.stderr.splitlines()  # between them what this machine's meter has to say
     assert first == "to stderr"
     assert last.startswith("playmeter: finished after")
 
@@ -140,6 +140,9 @@ BAD: dict[str, tuple[list[str], int, str]] = {
     "unwritable": (["--out", "plain/results", "--", "true"], 2, "--out"),
     "a bad name": (["--env", "/etc", "--", "true"], 2, "env must be a name"),
     "a bad device": (["--device", "tpu", "--", "true"], 2, "'tpu' cannot be metered"),
+    "nonsense watts": (["--cpu-watts", "lots", "--", "true"], 2, "--cpu-watts lots: give watts"),
+    "no wall meter": (["--wall-meter", "none.csv", "--", "true"], 2, "--wall-meter none.csv cannot be read"),
+    "no share": (["--gpu-share", "0", "--", "true"], 2, "--gpu-share must be above 0"),
     "an unknown option": (["--evn", "x", "--", "true"], 2, "--env"),
 }
 
@@ -280,8 +283,21 @@ def test_a_killed_meter_leaves_the_truth_up_to_its_last_heartbeat(tmp_path: Path
     assert 0 < (line.lineage.frames or 0) <= said + 50
 
 
+def test_what_the_user_says_of_his_machine_counts_and_what_is_odd_is_said_at_the_end(tmp_path: Path) -> None:
+    done = meter(tmp_path, "sh", "-c", "echo of the command >&2", options=("--cpu-watts", "70"))
+    first, note, last = done.stderr.splitlines()
+    assert first == "of the command"
+    assert note.startswith("playmeter: --cpu-watts 70 is one figure")
+    assert last.startswith("playmeter: finished after")
+    line = total(tmp_path)
+    assert line.energy["cpu_package"].joules == pytest.approx(70 * line.wall_s, rel=0.05)
+    assert line.notes == [note.removeprefix("playmeter: ")]
+
+
 def test_heartbeats_are_at_most_five_seconds_apart(tmp_path: Path) -> None:
     assert meter(tmp_path, "sleep", "4.5").returncode == 0
-    walls = [line.wall_s for line in schema.read_ledger(tmp_path / "results/unknown/mine/seed0")]
+    lines = schema.read_ledger(tmp_path / "results/unknown/mine/seed0")
+    walls = [line.wall_s for line in lines]
+    assert lines[-1].peak_rss_bytes < 10**7, "of sleep; the process that meters holds several times that"
     assert len(walls) >= 4
     assert max(later - sooner for sooner, later in pairwise(walls)) < 5
