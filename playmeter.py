@@ -260,18 +260,39 @@ def usage() -> str:
 
 
 def parse(kind: Any, argv: Sequence[str], command: str, default: Any = None) -> Any:
-    """Read the options of a command. Raises InputError for one that it does not have."""
+    """Read the options of a command. Raises InputError for one that it does not have, and for a value of the wrong kind."""
+    import contextlib
+    import io
+
     import tyro
 
     from runs.config import InputError
 
     globals().update(tyro=tyro, Positional=tyro.conf.Positional)  # for the annotations above; no user of the library needs them
     given = {} if default is None else {"default": default}
-    asked, unknown = tyro.cli(kind, args=list(argv), prog=f"playmeter {command}", return_unknown_args=True, **given)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()) as said:
+            asked, unknown = tyro.cli(kind, args=list(argv), prog=f"playmeter {command}", return_unknown_args=True, **given)
+    except SystemExit as end:
+        if not end.code:  # --help
+            raise
+        raise InputError(f"{fault_in(said.getvalue())}; `playmeter {command} --help` explains every option") from None
     if unknown:
         near = nearest(unknown[0], flags(asked)) or ":"
         raise InputError(f"unknown option {unknown[0]}{near} `playmeter {command} --help` lists them all")
     return asked
+
+
+def fault_in(box: str) -> str:
+    """The message of tyro's box on one line: its rows up to the first rule or empty row."""
+    import re
+    from itertools import takewhile
+
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    rows = [row.strip("│| ") for row in plain.splitlines() if row[:1] in ("│", "|")] or plain.split("\n")
+    text = " ".join(takewhile(lambda row: row.strip("─-"), rows)).removeprefix("Error parsing ").rstrip(".")
+    text = re.sub(r"invalid literal for int\(\) with base 10: (.*)", r"\1 is no whole number", text)
+    return re.sub(r"could not convert string to float: (.*)", r"\1 is no number", text)
 
 
 def flags(options: Any, prefix: str = "--") -> list[str]:
