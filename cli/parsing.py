@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import re
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -14,13 +17,33 @@ from runs.config import InputError
 
 
 def parse(kind: Any, argv: Sequence[str], command: str, default: Any = None) -> Any:
-    """Read the options of a command. Raises InputError for one that it does not have."""
+    """Read the options of a command. Raises InputError for one that it does not have, and for a value of the wrong kind."""
     given = {} if default is None else {"default": default}
-    asked, unknown = tyro.cli(kind, args=list(argv), prog=f"playmeter {command}", return_unknown_args=True, **given)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()) as said:
+            asked, unknown = tyro.cli(kind, args=list(argv), prog=f"playmeter {command}", return_unknown_args=True, **given)
+    except SystemExit as end:
+        if not end.code:  # --help
+            raise
+        raise InputError(f"{fault_in(said.getvalue())}; `playmeter {command} --help` explains every option") from None
     if unknown:
         near = nearest(unknown[0], flags(asked)) or ":"
         raise InputError(f"unknown option {unknown[0]}{near} `playmeter {command} --help` lists them all")
     return asked
+
+
+def fault_in(box: str) -> str:
+    """The message of tyro's box on one line: its rows from the first rule to the next. Without Unicode the box has rules only."""
+    rows = re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()
+    rules = [number for number, row in enumerate(rows) if "──" in row or "--------" in row] or [-1]
+    text = (
+        " ".join(row.strip("│ ") for row in rows[rules[0] + 1 : [*rules, len(rows)][1]])
+        .removeprefix("Error parsing ")
+        .strip()
+        .rstrip(".")
+    )
+    text = re.sub(r"invalid literal for int\(\) with base 10: (.*)", r"\1 is no whole number", text)
+    return re.sub(r"could not convert string to float: (.*)", r"\1 is no number", text)
 
 
 def flags(options: Any, prefix: str = "--") -> list[str]:
