@@ -25,6 +25,7 @@ COMMANDS = {
     "demo": ("cli.train", "demo_command", "Train dqn on CartPole and on Atari Pong for two minutes, and write a report."),
     "train": ("cli.train", "train_command", "Train an agent on an environment, one run folder per seed."),
     "plan": ("cli.plan", "plan_command", "Forecast what a training would cost, from a few seconds of it on this machine."),
+    "bench": ("cli.bench", "bench_command", "Time this machine: emulators, updates and trainings, beside stable-baselines3."),
     "report": ("cli.report", "report_command", "Write a comparison report of run folders: one HTML page, or JSON."),
     "meter": (
         "cli.meter",

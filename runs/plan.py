@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
 from statistics import quantiles
 from tempfile import TemporaryDirectory
 
 from agents.config import AgentConfig
-from envs import EnvSpec, spec
+from agents.learner import Learner
+from envs import spec
 from envs.registry import protocol_of
 from runs.budget import Budget, parse_budget
 from runs.config import InputError, RunConfig
@@ -115,7 +115,7 @@ def plan(config: RunConfig, seconds: float, notice: Callable[[str], None]) -> tu
         raise InputError(f"--seconds must lie between 1 and 600, not {seconds:g}")
     env_spec = spec(config.env)
     groups = lockstep_groups(config, resolve_device(config.device))
-    pace = calibrate(replace(config, seeds=groups[0]), agent, env_spec, seconds, notice)
+    pace = calibrate(replace(config, seeds=groups[0]), seconds, notice)
     job = Job(
         budget=parse_budget(config.budget),
         frame_rate_hz=env_spec.frame_rate_hz,
@@ -128,56 +128,69 @@ def plan(config: RunConfig, seconds: float, notice: Callable[[str], None]) -> tu
     return pace, forecast(pace, job)
 
 
-def calibrate(config: RunConfig, agent: AgentConfig, env_spec: EnvSpec, seconds: float, notice: Callable[[str], None]) -> Pace:
-    """Train one group for ``seconds`` after its first update, and play an evaluation for a third of that."""
+@dataclass(frozen=True)
+class Trial:
+    """A training that was stopped early."""
+
+    group: Group
+    learner: Learner
+    lines: list[LedgerLine]
+    checkpoint_bytes: int  # of all seeds
+
+
+def try_out(config: RunConfig, seconds: float, notice: Callable[[str], None]) -> Trial:
+    """Train for ``seconds`` after the first update, in a folder that is thrown away. The warm-up is shortened, nothing else."""
+    agent = config.agent_config
+    assert isinstance(agent, AgentConfig)
     warm_up = min(agent.learning_starts_steps, max(WARM_UP_STEPS, 2 * agent.batch_size))
-    with TemporaryDirectory(prefix="playmeter-plan-") as folder:
+    began: list[float] = []
+
+    def stopped() -> bool:
+        if not began and group.counters.updates > 0:
+            began.append(time.monotonic())
+        return bool(began) and time.monotonic() - began[0] > seconds
+
+    with TemporaryDirectory(prefix="playmeter-") as folder:
         short = replace(
             config, out=folder, agent_config=replace(agent, learning_starts_steps=warm_up), evals=1, eval_episodes=1,
             heartbeat_s=HEARTBEAT_S,
         )  # fmt: skip
-        began: list[float] = []
-
-        def stopped() -> bool:
-            if not began and group.counters.updates > 0:
-                began.append(time.monotonic())
-            return bool(began) and time.monotonic() - began[0] > seconds
-
-        group = Group(short, env_spec, resolve_device(config.device), config.seeds, stopped, lambda progress: None, notice)
+        group = Group(
+            short, spec(config.env), resolve_device(config.device), config.seeds, stopped, lambda progress: None, notice
+        )
         outcomes = group.run()
         assert isinstance(group.trainer, FamilyTrainer)
-        lines = read_ledger(outcomes[0].folder)
-        checkpoint_bytes = sum(file.stat().st_size for one in outcomes for file in checkpoints(one.folder))
-        games = play(group, env_spec.id, seconds / 3)
-    learner, costs = group.trainer.learner, group.counters.costs
-    replay_bytes = learner.layout.nbytes
-    untouched = max(
-        0.0, 1 - steps_of(lines[-1]) / (learner.layout.capacity * agent.envs_per_seed)
-    )  # pages that cost nothing yet
+        files = [file for one in outcomes for file in (one.folder / "checkpoints").rglob("*") if file.is_file()]
+        size = sum(file.stat().st_size for file in files)
+        return Trial(group, group.trainer.learner, read_ledger(outcomes[0].folder), size)
+
+
+def calibrate(config: RunConfig, seconds: float, notice: Callable[[str], None]) -> Pace:
+    """Train one group for ``seconds`` after its first update, and play an evaluation for a third of that."""
+    trial = try_out(config, seconds, notice)
+    games = play(trial.group, config, seconds / 3)
+    layout, costs, last = trial.learner.layout, trial.group.counters.costs, trial.lines[-1]
+    untouched = max(0.0, 1 - steps_of(last) / (layout.capacity * layout.envs_per_seed))  # memory that is not in use yet
     return Pace(
         seeds=len(config.seeds),
-        setup_s=lines[-1].active_s["setup"],
-        warm_up_step_s=warm_up_pace(lines),
-        learning_step_s=learning_pace(lines),
+        setup_s=last.active_s["setup"],
+        warm_up_step_s=warm_up_pace(trial.lines),
+        learning_step_s=learning_pace(trial.lines),
         eval_setup_s=games.setup_s,
         eval_observation_s=games.observation_s,
-        game_steps=game_steps(games.steps, env_spec.max_episode_steps),
-        frames_per_step=(lines[-1].lineage.frames or 0) / max(1, lines[-1].lineage.steps or 0),
+        game_steps=game_steps(games.steps, spec(config.env).max_episode_steps),
+        frames_per_step=(last.lineage.frames or 0) / max(1, steps_of(last)),
         eval_frames_per_observation=games.frames_per_observation,
-        watts=power(lines, len(config.seeds)),
-        energy_method=total_energy(lines[-1].energy).method,
-        gpus=(lines[-1].gpu_allocated_s or 0.0) * len(config.seeds) / (lines[-1].wall_s or 1.0),
+        watts=power(trial.lines, len(config.seeds)),
+        energy_method=total_energy(last.energy).method,
+        gpus=(last.gpu_allocated_s or 0.0) * len(config.seeds) / (last.wall_s or 1.0),
         forward_flops=costs.forward,
         update_flops=costs.update,
-        memory_bytes=(lines[-1].peak_rss_bytes or 0) + int(replay_bytes * untouched if learner.device.type == "cpu" else 0),
-        replay_bytes=replay_bytes,
-        checkpoint_bytes=checkpoint_bytes,
+        memory_bytes=(last.peak_rss_bytes or 0) + int(layout.nbytes * untouched if trial.learner.device.type == "cpu" else 0),
+        replay_bytes=layout.nbytes,
+        checkpoint_bytes=trial.checkpoint_bytes,
         seconds=seconds,
     )
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    return [path for path in (folder / "checkpoints").rglob("*") if path.is_file()]
 
 
 @dataclass(frozen=True)
@@ -190,13 +203,13 @@ class Games:
     frames_per_observation: float
 
 
-def play(group: Group, env_id: str, seconds: float) -> Games:
+def play(group: Group, config: RunConfig, seconds: float) -> Games:
     """Play evaluation games for that long. Those that are not over then count as far as they got, so that short ones do not count double."""
     trainer = group.trainer
     assert isinstance(trainer, FamilyTrainer)
     seeds, began_s = len(group.seeds), time.monotonic()
     games = evaluate(
-        trainer.learner, env_id, group.protocol.name, group.config.eval_episodes or LEAST_GAMES, 0,
+        trainer.learner, config.env, group.protocol.name, config.eval_episodes or LEAST_GAMES, 0,
         stop=lambda: time.monotonic() - began_s > seconds, due=lambda: True,
     )  # fmt: skip
     first = next(games)  # the emulators are there, and every lane made a step
