@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import re
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,13 +18,31 @@ from runs.config import InputError
 
 
 def parse(kind: Any, argv: Sequence[str], command: str, default: Any = None) -> Any:
-    """Read the options of a command. Raises InputError for one that it does not have."""
+    """Read the options of a command. Raises InputError for one that it does not have, and for a value of the wrong kind."""
     given = {} if default is None else {"default": default}
-    asked, unknown = tyro.cli(kind, args=list(argv), prog=f"playmeter {command}", return_unknown_args=True, **given)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()) as said:
+            asked, unknown = tyro.cli(kind, args=list(argv), prog=f"playmeter {command}", return_unknown_args=True, **given)
+    except SystemExit as end:
+        if not end.code:  # --help
+            raise
+        raise InputError(f"{fault_in(said.getvalue())}; `playmeter {command} --help` explains every option") from None
     if unknown:
         near = nearest(unknown[0], flags(asked)) or ":"
         raise InputError(f"unknown option {unknown[0]}{near} `playmeter {command} --help` lists them all")
     return asked
+
+
+def fault_in(box: str) -> str:
+    """The message of tyro's box, with a frame or without, on one line: its rows between the first rule and the next or an empty row."""
+    rows = [row.strip("│| ") for row in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()]
+    rules = [n for n, row in enumerate(rows) if "─" * 10 in row or "-" * 10 in row]
+    first = rules[0] + 1 if rules else 0
+    text = (
+        " ".join(takewhile(bool, rows[first : rules[1] if len(rules) > 1 else None])).removeprefix("Error parsing ").rstrip(".")
+    )
+    text = re.sub(r"invalid literal for int\(\) with base 10: (.*)", r"\1 is no whole number", text)
+    return re.sub(r"could not convert string to float: (.*)", r"\1 is no number", text)
 
 
 def flags(options: Any, prefix: str = "--") -> list[str]:

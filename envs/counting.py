@@ -63,7 +63,6 @@ class EmulatorCounter:
         @wraps(reset)
         def listened_reset(*args: Any, **kwargs: Any) -> Any:
             self._booked = self.before_reset = self.frames
-            self._at = self._ale.getFrameNumber()
             try:
                 return reset(*args, **kwargs)
             finally:
@@ -107,8 +106,8 @@ class CountFrames(gymnasium.Wrapper[Any, Any, Any, Any]):
         return result
 
     def _book(self, steps: int) -> None:
-        before = self.frames
-        self.frames = before + steps if self._emulator is None else self._emulator.frames
+        before, emulator = self.frames, self._emulator
+        self.frames = before + steps if emulator is None else emulator.frames
         self.steps += steps
         if self._listener is not None:
             self._listener.played(self.frames - before, steps)

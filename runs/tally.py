@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 COUNTING = "counting"
 _NUMBERS, _EVENTS, _WRITER = ".numbers", ".events", "writer"
 _SLOTS = ("frames", "steps", "reported_steps", "updates", "episodes", "eval_frames", "eval_steps", "untold_frames")
+_SLOT = {name: slot for slot, name in enumerate(_SLOTS)}
 _FORMAT = f"{len(_SLOTS)}q"
 _NEVER = -1  # nobody counted this
 
@@ -52,8 +53,9 @@ class Tally:
         self._events = path.with_suffix(_EVENTS).open("ab", buffering=0)
 
     def add(self, name: str, number: int) -> None:
-        slot = _SLOTS.index(name)
-        self._numbers[slot] = max(self._numbers[slot], 0) + number
+        numbers, slot = self._numbers, _SLOT[name]
+        before = numbers[slot]
+        numbers[slot] = number if before == _NEVER else before + number
 
     def event(self, kind: str, **what: Any) -> None:
         """Hand something on to the writer of the run folder, with the moment it happened."""
@@ -65,11 +67,18 @@ class TrainingPlay:
 
     def __init__(self, tally: Tally) -> None:
         self._tally = tally
+        self._counts_episodes = False
 
     def played(self, frames: int | None, steps: int) -> None:
-        self._tally.add("untold_frames" if frames is None else "frames", 1 if frames is None else frames)
-        self._tally.add("steps", steps)
-        self._tally.add("episodes", 0)
+        add = self._tally.add
+        if frames is None:
+            add("untold_frames", 1)
+        else:
+            add("frames", frames)
+        add("steps", steps)
+        if not self._counts_episodes:  # from the first step on "none" is known
+            add("episodes", 0)
+            self._counts_episodes = True
 
     def episode(self, score: float, steps: int, frames: int | None) -> None:
         self._tally.add("episodes", 1)

@@ -296,6 +296,9 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a rate of nonsense": ({"frame_rate_hz": float("nan")}, "frame_rate_hz must be a positive number"),
     "FLOPs below 0": ({"flops_per_update": -5}, "flops_per_update"),
     "settings that are no data": ({"config": {"net": object()}}, "config must be plain data"),
+    "nonsense watts": ({"cpu_watts": "lots"}, "--cpu-watts lots: give watts"),
+    "no wall meter": ({"wall_meter": "none.csv"}, "--wall-meter none.csv cannot be read"),
+    "more than the whole GPU": ({"gpu_share": 2.0}, "--gpu-share must be above 0 and at most 1"),
     "no such device": ({"device": "tpu"}, "'tpu' cannot be metered"),
 }
 
@@ -346,17 +349,47 @@ def test_a_gpu_is_allocated_for_the_whole_run_and_without_its_counter_its_energy
     assert tables.absent_energy(run) == ["gpu_board"]
 
 
+def test_stated_watts_a_share_of_the_board_and_a_wall_meter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(recorder, "nvidia_boards", lambda: [{"type": "cuda", "index": 0, "name": "a board", "uuid": None}])
+    csv = tmp_path / "meter.csv"
+    csv.write_text("\n".join(["time,watts", *(f"{time.time() + k},300" for k in range(-60, 600))]))
+    with metered(tmp_path / "out", cpu_watts="50:60", gpu_share=0.25, wall_meter=csv) as meter:
+        time.sleep(0.3)
+        meter.evaluation([1.0])
+        folder = meter.folder
+    line = last(folder)
+    assert line.gpu_allocated_s == 0.25 * line.wall_s
+    cpu = line.energy["cpu_package"]
+    assert (cpu.low_j, cpu.high_j) == (pytest.approx(50 * line.wall_s, rel=0.05), pytest.approx(60 * line.wall_s, rel=0.05))
+    assert line.joules == line.energy["wall_meter"].joules == pytest.approx(300 * line.wall_s, rel=0.1)
+    (evaluation,) = schema.read_evals(folder)
+    assert 0 < evaluation.joules <= cpu.high_j, "the meter's file is read when the run is over"
+    (note,) = [note for note in line.notes if "UUID" in note]
+    assert [record.message for record in caplog.records].count(f"playmeter: {note}") == 1, (
+        "said once, and not by each heartbeat"
+    )
+    assert schema.read_run(folder).run_config["wall_meter"] == "meter.csv"
+
+
 def test_tensorboard_is_written_where_it_is_asked_for(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    with metered(tmp_path, tensorboard=True) as meter:
-        play(meter.wrap(gymnasium.make("CartPole-v1")), 200)
+    with metered(tmp_path, tensorboard=True, heartbeat_s=0.1) as meter:
+        env = meter.wrap(gymnasium.make("CartPole-v1"))
+        play(env, 100)
+        time.sleep(0.25)
+        play(env, 100)
         meter.evaluation([7.0])
         folder = meter.folder
     events = EventAccumulator(str(folder)).Reload()
     assert [(e.step, e.value) for e in events.Scalars("2 over frames/evaluation score")] == [(200, 7.0)]
     assert [e.step for e in events.Scalars("3 over human play, s/evaluation score")] == [4]
     assert events.Scalars("1 over steps/training score")
+    assert events.Scalars("meter/energy, kWh")[-1].value == pytest.approx(last(folder).joules / 3.6e6, rel=1e-5)
+    assert events.Scalars("meter/power, W")
+    assert sum(p.value > 0 for p in events.Scalars("speed/frames per s")) > 0
 
 
 def test_several_counters_are_summed_and_a_torn_event_waits(tmp_path: Path) -> None:

@@ -137,6 +137,28 @@ def test_frames_of_atari_are_the_emulators_own(game: str, tmp_path: Path) -> Non
     assert games_of(tmp_path / "there") == games_of(tmp_path / "here") != []
 
 
+class Silent(gymnasium.Wrapper):
+    """Tells nothing in its infos."""
+
+    def reset(self, **options: Any) -> Any:
+        return self.env.reset(**options)[0], {}
+
+    def step(self, action: Any) -> Any:
+        return (*self.env.step(action)[:4], {})
+
+
+def made_silent(game: str) -> gymnasium.Env:
+    return Monitor(Silent(AtariWrapper(atari(game))))
+
+
+def test_emulators_elsewhere_that_tell_nothing_have_unknown_frames_and_no_steps_pass_for_them(tmp_path: Path) -> None:
+    vec = SubprocVecEnv([partial(made_silent, "Breakout")], start_method="fork")
+    line = learn(tmp_path, random_dqn(vec), 300, "ALE/Breakout-v5")
+    vec.close()
+    assert (line.lineage.frames, line.lineage.steps) == (None, 300)
+    assert {game["frames"] for game in games_of(tmp_path)} == {None}
+
+
 def test_frames_of_games_add_up(tmp_path: Path) -> None:
     vec = DummyVecEnv([partial(made, "Breakout")])
     model = DQN("CnnPolicy", vec, learning_starts=10**6, buffer_size=1000, seed=0, device="cpu")

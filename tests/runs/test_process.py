@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -59,7 +60,7 @@ def test_a_command_that_a_signal_killed(number: signal.Signals, status: str, tmp
 def test_streams_pass_through_untouched(tmp_path: Path) -> None:
     done = meter(tmp_path, "sh", "-c", "cat; echo to stderr >&2", input="one\ntwo\n")
     assert done.stdout == "one\ntwo\n"
-    first, last = done.stderr.splitlines()
+    first, *_, last = done.stderr.splitlines()  # between them what this machine's meter has to say
     assert first == "to stderr"
     assert last.startswith("playmeter: finished after")
 
@@ -140,6 +141,9 @@ BAD: dict[str, tuple[list[str], int, str]] = {
     "unwritable": (["--out", "plain/results", "--", "true"], 2, "--out"),
     "a bad name": (["--env", "/etc", "--", "true"], 2, "env must be a name"),
     "a bad device": (["--device", "tpu", "--", "true"], 2, "'tpu' cannot be metered"),
+    "nonsense watts": (["--cpu-watts", "lots", "--", "true"], 2, "--cpu-watts lots: give watts"),
+    "no wall meter": (["--wall-meter", "none.csv", "--", "true"], 2, "--wall-meter none.csv cannot be read"),
+    "no share": (["--gpu-share", "0", "--", "true"], 2, "--gpu-share must be above 0"),
     "an unknown option": (["--evn", "x", "--", "true"], 2, "--env"),
 }
 
@@ -170,9 +174,18 @@ def heard(number, frame):
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
     signal.signal(number, heard)
 print("ready", flush=True)
-while True:
+for _ in range(600):
     time.sleep(0.05)
 """
+
+
+def line_of(process: subprocess.Popen[str]) -> str:
+    """Its next line; nothing, and its end, where none comes: a test that waits for ever tells nobody."""
+    assert process.stdout is not None
+    if not select.select([process.stdout], [], [], 20)[0]:
+        process.kill()
+        return ""
+    return process.stdout.readline()
 
 
 def listening(cwd: Path, **how: Any) -> subprocess.Popen[str]:
@@ -180,17 +193,15 @@ def listening(cwd: Path, **how: Any) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         command, cwd=cwd, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **how
     )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
+    assert line_of(process) == "ready\n"
     return process
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_are_passed_on_and_the_command_decides(number: signal.Signals, tmp_path: Path) -> None:
     process = listening(tmp_path)
-    assert process.stdout is not None
     process.send_signal(signal.SIGUSR1)
-    assert process.stdout.readline() == "heard SIGUSR1\n"
+    assert line_of(process) == "heard SIGUSR1\n"
     assert process.poll() is None
     process.send_signal(number)
     output, _ = process.communicate(timeout=30)
@@ -199,24 +210,31 @@ def test_signals_are_passed_on_and_the_command_decides(number: signal.Signals, t
     assert total(tmp_path).status == "interrupted"
 
 
-def test_ctrl_c_at_a_terminal_reaches_the_command_once(tmp_path: Path) -> None:
-    """The terminal sends it to both; it is not passed on a second time."""
+def ctrl_c(cwd: Path, code: str) -> tuple[str, int]:
+    """Type it at a terminal that a metered command is the foreground job of. What the command said after "ready", and the exit code."""
     master, slave = pty.openpty()
-    code = LISTEN.replace("sys.exit(7)", "time.sleep(0.5); sys.exit(7)")  # a second one would be heard meanwhile
     process = subprocess.Popen(
         [sys.executable, "-c", "import os, sys, termios, fcntl; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
          "os.execv(sys.argv[1], sys.argv[1:])", *PLAYMETER, "--", *python(code)],
-        cwd=tmp_path, env=ENVIRONMENT, stdin=slave, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=cwd, env=ENVIRONMENT, stdin=slave, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
+    assert line_of(process) == "ready\n"
     os.write(master, b"\x03")
     output, _ = process.communicate(timeout=30)
     os.close(master)
     os.close(slave)
-    assert output == "heard SIGINT\n"
-    assert process.returncode == 7
+    return output, process.returncode
+
+
+def test_ctrl_c_at_a_terminal_reaches_the_command(tmp_path: Path) -> None:
+    assert ctrl_c(tmp_path, LISTEN) == ("heard SIGINT\n", 7)
     assert total(tmp_path).status == "interrupted"
+
+
+def test_ctrl_c_at_a_terminal_is_not_passed_on_a_second_time(tmp_path: Path) -> None:
+    """Two of one signal can melt into one. So the command leaves the terminal, which then sends it none: each that it hears was passed on."""
+    left = "import os; os.setsid()\n" + LISTEN.replace("range(600)", "range(20)")
+    assert ctrl_c(tmp_path, left) == ("", 0)
 
 
 COUNTING = """
@@ -280,8 +298,21 @@ def test_a_killed_meter_leaves_the_truth_up_to_its_last_heartbeat(tmp_path: Path
     assert 0 < (line.lineage.frames or 0) <= said + 50
 
 
+def test_what_the_user_says_of_his_machine_counts_and_what_is_odd_is_said_at_the_end(tmp_path: Path) -> None:
+    done = meter(tmp_path, "sh", "-c", "echo of the command >&2", options=("--cpu-watts", "70"))
+    first, note, last = done.stderr.splitlines()
+    assert first == "of the command"
+    assert note.startswith("playmeter: --cpu-watts 70 is one figure")
+    assert last.startswith("playmeter: finished after")
+    line = total(tmp_path)
+    assert line.energy["cpu_package"].joules == pytest.approx(70 * line.wall_s, rel=0.05)
+    assert line.notes == [note.removeprefix("playmeter: ")]
+
+
 def test_heartbeats_are_at_most_five_seconds_apart(tmp_path: Path) -> None:
     assert meter(tmp_path, "sleep", "4.5").returncode == 0
-    walls = [line.wall_s for line in schema.read_ledger(tmp_path / "results/unknown/mine/seed0")]
+    lines = schema.read_ledger(tmp_path / "results/unknown/mine/seed0")
+    walls = [line.wall_s for line in lines]
+    assert lines[-1].peak_rss_bytes < 10**7, "of sleep; the process that meters holds several times that"
     assert len(walls) >= 4
     assert max(later - sooner for sooner, later in pairwise(walls)) < 5

@@ -172,6 +172,17 @@ def test_an_interrupt_ends_the_run_cleanly_with_everything_written(tmp_path: Pat
     assert len(load_results(str(outcome.folder))) == line.lineage.episodes
 
 
+def test_a_second_interrupt_ends_the_run_at_once_and_its_ledger_says_so(tmp_path: Path) -> None:
+    def interrupt_twice(progress: Progress) -> None:
+        if progress.steps > 20 and progress.status == "running":
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config(tmp_path, budget="1000k-steps"), interrupt_twice)
+    assert schema.read_ledger(tmp_path / "CartPole-v1/dqn/seed0")[-1].status == "interrupted"
+
+
 def test_an_interrupt_in_an_evaluation_keeps_its_frames_in_the_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*arguments: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -186,13 +197,18 @@ def test_an_interrupt_in_an_evaluation_keeps_its_frames_in_the_ledger(tmp_path: 
 
 
 def test_tensorboard_has_each_curve_over_every_axis(tmp_path: Path) -> None:
-    (outcome,) = train(config(tmp_path, budget="1000-steps"))
+    (outcome,) = train(config(tmp_path, budget="1000-steps", heartbeat_s=0.1))
+    lines = schema.read_ledger(outcome.folder)
     events = EventAccumulator(str(outcome.folder)).Reload()
     tags = events.Tags()["scalars"]
     for axis in ("1 over steps", "2 over frames", "3 over human play, s", "4 over wall time, s", "5 over energy, J"):
         assert f"{axis}/evaluation score" in tags
         assert f"{axis}/training score" in tags
-    assert {"learning/loss", "learning/epsilon", "speed/steps per s"} <= set(tags)
+    assert {"learning/loss", "learning/epsilon", "speed/steps per s", "speed/frames per s"} <= set(tags)
+    assert {"meter/power, W", "meter/energy, kWh"} <= set(tags)
+    kwh = events.Scalars("meter/energy, kWh")[-1]
+    assert kwh.value == pytest.approx(next(li.joules for li in lines if li.lineage.steps == kwh.step) / 3.6e6, rel=1e-5)
+    assert all(p.value > 0 for p in events.Scalars("meter/power, W"))
     evals = schema.read_evals(outcome.folder)
     by_steps = events.Scalars("1 over steps/evaluation score")
     assert [(p.step, pytest.approx(p.value)) for p in by_steps] == [(e.steps, e.mean_return) for e in evals]

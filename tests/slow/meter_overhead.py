@@ -1,12 +1,17 @@
 """What the meter costs: whole small trainings with and without it, in alternating pairs.
 
-    OMP_NUM_THREADS=1 python -m tests.slow.meter_overhead [--pairs 10] [--steps 6000] [--only script|ours]
+    OMP_NUM_THREADS=1 python -m tests.slow.meter_overhead [--pairs 30] [--steps 6000] [--only script|ours|parts]
 
 ``script``: the single-file DQN of tests/foreign, plain against a Meter around it with its environment wrapped (heartbeats, ledger,
-monitor, energy). ``ours``: ``playmeter train dqn`` as it is against the same without energy sources, laps, heartbeats and ledger.
-The order turns round from pair to pair. Wall time and CPU time of the process, each as the median of the pairs' ratios with their
-range: on a busy machine the ratio of the CPU times says more. Last, the parts one by one, the best of many tries: what a step in
-the wrapper and a heartbeat take, and what share of the script's time that comes to.
+monitor, energy). ``ours``: ``playmeter train dqn`` as it is against the same without energy sources, laps, heartbeats and ledger;
+what the heartbeats write to TensorBoard is left out with them.
+
+The order turns round from pair to pair. Wall time and CPU time of the process, each as the median of the pairs' ratios with the 95 %
+interval of that median (order statistics: no assumption about the noise): a pair differs by several per cent on a shared machine,
+and only an interval that is narrower than 0.5 % says something of 0.5 %. On a busy machine the CPU times say more.
+
+Last the parts, which noise cannot hide: what a step in the wrapper, a lap and a heartbeat take, the best of many tries in turns
+with the plain loop, and what share of a run's time that comes to. Opening and closing a Meter is paid once a run and stands apart.
 """
 
 from __future__ import annotations
@@ -26,6 +31,7 @@ from unittest import mock
 
 import gymnasium
 import torch
+from scipy.stats import binom
 
 from agents.family import agent_config
 from playmeter import Meter
@@ -92,18 +98,41 @@ def compare(name: str, run: Callable[[int, bool], Seconds], pairs: int, steps: i
 
 
 def show(percent: list[float]) -> str:
-    return f"{statistics.median(percent):+.2f} % ({min(percent):+.2f} to {max(percent):+.2f})"
+    low, high = interval_of_median(percent)
+    return f"{statistics.median(percent):+.2f} % (95 %: {low:+.2f} to {high:+.2f})"
 
 
-def parts(script_s: float, steps: int) -> None:
-    """The cost of one step in the wrapper and of one heartbeat."""
-    with tempfile.TemporaryDirectory() as out, Meter(Path(out), agent="dqn", env="CartPole-v1") as meter:
-        plain, wrapped = gymnasium.make("CartPole-v1"), meter.wrap(gymnasium.make("CartPole-v1"))
-        step_s = best(lambda: play(wrapped)) / 200 - best(lambda: play(plain)) / 200
-        assert meter._recorder is not None
-        beat_s = best(meter._recorder.beat)
-    share = 100 * (steps * step_s + script_s / 2.0 * beat_s) / script_s
-    print(f"parts   step {1e6 * step_s:.1f} us, heartbeat {1e3 * beat_s:.2f} ms every 2 s: {share:.2f} % of the script's time")
+def interval_of_median(values: list[float]) -> tuple[float, float]:
+    """At least 95 %: how many of n values lie below the true median is binomial(n, 1/2). Everything below 6 values."""
+    ordered = sorted(values)
+    below = max(0, int(binom.ppf(0.025, len(ordered), 0.5)) - 1)
+    return ordered[below], ordered[-1 - below]
+
+
+def parts(script_s: float | None, steps: int) -> None:
+    """The cost of one step in the wrapper, of one lap, of one heartbeat, and of opening and closing."""
+    with tempfile.TemporaryDirectory() as out:
+        opened_s = statistics.median(timed(lambda: open_and_close(out))[0] for _ in range(10))
+        with Meter(Path(out), agent="dqn", env="CartPole-v1", heartbeat_s=5.0) as meter:
+            plain, wrapped = gymnasium.make("CartPole-v1"), meter.wrap(gymnasium.make("CartPole-v1"))
+            plain_s, wrapped_s = best(lambda: play(plain), lambda: play(wrapped))
+            assert meter._recorder is not None
+            beats_s = [timed(meter._recorder.beat)[0] for _ in range(200)]
+            process = meter._recorder.meter
+            (laps_s,) = best(lambda: [process.lap("act") for _ in range(200)])
+    step_s, beat_s = (wrapped_s - plain_s) / 200, statistics.median(beats_s)
+    print(
+        f"parts   step {1e6 * step_s:.2f} us, lap {1e6 * laps_s / 200:.2f} us, heartbeat {1e3 * min(beats_s):.2f} ms at best, "
+        f"{1e3 * beat_s:.2f} in the median; once a run {1e3 * opened_s:.0f} ms"
+    )
+    if script_s is not None:
+        of_steps, of_beats = 100 * steps * step_s / script_s, 100 * beat_s / 2.0
+        print(f"        of the script's time: steps {of_steps:.2f} %, heartbeats every 2 s {of_beats:.2f} %")
+
+
+def open_and_close(out: str) -> None:
+    with Meter(out, agent="dqn", env="CartPole-v1"):
+        pass
 
 
 def play(env: Any) -> None:
@@ -113,21 +142,24 @@ def play(env: Any) -> None:
             env.reset()
 
 
-def best(work: Callable[[], Any], tries: int = 200) -> float:
-    return min(timed(work)[0] for _ in range(tries))
+def best(*works: Callable[[], Any], tries: int = 200) -> list[float]:
+    """The least seconds of each, tried in turns: other work on the machine only ever adds."""
+    rounds = [[timed(work)[0] for work in works] for _ in range(tries)]
+    return [min(column) for column in zip(*rounds, strict=True)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=10)
+    parser.add_argument("--pairs", type=int, default=30)
     parser.add_argument("--steps", type=int, default=6000)
-    parser.add_argument("--only", choices=["script", "ours"])
+    parser.add_argument("--only", choices=["script", "ours", "parts"])
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"{arguments.pairs} pairs; load average {os.getloadavg()[0]:.1f}; medians of the pairs (least to most)")
+    print(f"{arguments.pairs} pairs; load average {os.getloadavg()[0]:.1f}; medians of the pairs")
     if arguments.only != "ours":
-        parts(compare("script", script, arguments.pairs, arguments.steps), arguments.steps)
-    if arguments.only != "script":
+        script_s = None if arguments.only == "parts" else compare("script", script, arguments.pairs, arguments.steps)
+        parts(script_s, arguments.steps)
+    if arguments.only in (None, "ours"):
         compare("ours", ours, arguments.pairs, arguments.steps)
 
 
