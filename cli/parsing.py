@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,14 +34,12 @@ def parse(kind: Any, argv: Sequence[str], command: str, default: Any = None) -> 
 
 
 def fault_in(box: str) -> str:
-    """The message of tyro's box on one line: its rows from the first rule to the next. Without Unicode the box has rules only."""
-    rows = re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()
-    rules = [number for number, row in enumerate(rows) if "──" in row or "--------" in row] or [-1]
+    """The message of tyro's box, with a frame or without, on one line: its rows between the first rule and the next or an empty row."""
+    rows = [row.strip("│| ") for row in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()]
+    rules = [n for n, row in enumerate(rows) if "─" * 10 in row or "-" * 10 in row]
+    first = rules[0] + 1 if rules else 0
     text = (
-        " ".join(row.strip("│ ") for row in rows[rules[0] + 1 : [*rules, len(rows)][1]])
-        .removeprefix("Error parsing ")
-        .strip()
-        .rstrip(".")
+        " ".join(takewhile(bool, rows[first : rules[1] if len(rules) > 1 else None])).removeprefix("Error parsing ").rstrip(".")
     )
     text = re.sub(r"invalid literal for int\(\) with base 10: (.*)", r"\1 is no whole number", text)
     return re.sub(r"could not convert string to float: (.*)", r"\1 is no number", text)
