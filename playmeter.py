@@ -361,11 +361,19 @@ def train_options(
 
 
 def run_config(agent: str, env: str, settings: AgentConfig | BaselineConfig, seeds: Sequence[int], **options: Any) -> RunConfig:
-    from runs.config import InputError, RunConfig
+    from envs import spec
+    from runs.budget import parse_budget
+    from runs.config import InputError, RunConfig, check_energy
+    from runs.folder import check_writable
 
     if not seeds or min(seeds) < 0:
         raise InputError("--seeds must be at least 1 and --first-seed at least 0")
-    return RunConfig(agent, env, settings, tuple(seeds), **options)
+    config = RunConfig(agent, env, settings, tuple(seeds), **options)
+    # What needs no torch is looked at before it is loaded, so that a slip is answered at once.
+    parse_budget(config.budget).check(spec(env).frame_rate_hz)
+    check_energy(config.energy)
+    check_writable(Path(config.out))
+    return config
 
 
 def run_and_tell(config: RunConfig) -> int:
