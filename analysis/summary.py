@@ -20,6 +20,7 @@ docs/json.md describes ``environments`` and ``suites``. Units stand in the names
 A run:
 
     id, agent, env, protocol, seed, share, budget, status, comparison (id of the comparison it belongs to), started_utc
+                                              status: running, finished, interrupted, failed, or killed (see schema.after_kill)
     frames, steps, updates, episodes          lineage: what the surviving agent learned from
     consumed {frames, steps, updates, episodes}   thrown-away work included
     lost_frames                               consumed - lineage

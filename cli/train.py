@@ -15,7 +15,9 @@ from agents.config import AgentConfig
 from cli import INTERRUPTED
 from cli.parsing import parse
 from cli.progress import ProgressLine
-from runs.config import DOMAINS, InputError, RunConfig
+from runs.budget import parse_budget
+from runs.config import DOMAINS, InputError, RunConfig, check_energy
+from runs.folder import check_writable
 
 if TYPE_CHECKING:
     from runs.train import Outcome
@@ -144,9 +146,16 @@ def asked_config(
 
 
 def run_config(agent: str, env: str, settings: AgentConfig | BaselineConfig, seeds: Sequence[int], **options: Any) -> RunConfig:
+    from envs import spec
+
     if not seeds or min(seeds) < 0:
         raise InputError("--seeds must be at least 1 and --first-seed at least 0")
-    return RunConfig(agent, env, settings, tuple(seeds), **options)
+    config = RunConfig(agent, env, settings, tuple(seeds), **options)
+    # What needs no torch is looked at before it is loaded, so that a slip is answered at once.
+    parse_budget(config.budget).check(spec(env).frame_rate_hz)
+    check_energy(config.energy)
+    check_writable(Path(config.out))
+    return config
 
 
 def run_and_tell(config: RunConfig) -> int:

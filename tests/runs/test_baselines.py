@@ -59,7 +59,7 @@ def config(out: Path, agent: str, **changes: Any) -> RunConfig:
         "out": str(out),
         "device": "cpu",
         "threads": 1,
-        "heartbeat_s": 0.05,
+        "heartbeat_s": 0.5,  # each one waits for the disk
     }
     return RunConfig(**(values | changes))
 
@@ -311,10 +311,10 @@ def test_schedules_run_over_their_steps_whatever_the_librarys_limit_is() -> None
 
 
 def test_a_long_phase_of_learning_has_heartbeats(tmp_path: Path) -> None:
-    agent = PpoConfig(n_steps=64, batch_size=2, n_epochs=40)
-    (outcome,) = train(config(tmp_path, "sb3:ppo", agent_config=agent, budget="64-steps", evals=1))
+    agent = PpoConfig(n_steps=64, batch_size=2, n_epochs=16)
+    (outcome,) = train(config(tmp_path, "sb3:ppo", agent_config=agent, budget="64-steps", evals=1, heartbeat_s=0.02))
     lines = schema.read_ledger(outcome.folder)
-    learning = [line for line in lines if 0 < line.lineage.updates < 64 // 2 * 40]
+    learning = [line for line in lines if 0 < line.lineage.updates < 64 // 2 * 16]
     assert len(learning) > 3
     assert {line.lineage.steps for line in learning} == {64}
     assert max(b.wall_s - a.wall_s for a, b in itertools.pairwise(lines)) < 1

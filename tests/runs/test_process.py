@@ -286,9 +286,11 @@ def test_a_killed_meter_leaves_the_truth_up_to_its_last_heartbeat(tmp_path: Path
         text=True,
     )
     assert process.stdout is not None
-    begin = time.monotonic()
-    said = pid = 0
-    while time.monotonic() < begin + 4:
+    ledger = tmp_path / "results/unknown/mine/seed0"
+    said, pid = map(int, process.stdout.readline().split())
+    while (
+        said % 50 or len(schema.read_ledger(ledger)) < 2
+    ):  # one more than the first line, which is written before the script begins
         said, pid = map(int, process.stdout.readline().split())
     process.kill()
     os.kill(pid, signal.SIGKILL)
@@ -310,9 +312,9 @@ def test_what_the_user_says_of_his_machine_counts_and_what_is_odd_is_said_at_the
 
 
 def test_heartbeats_are_at_most_five_seconds_apart(tmp_path: Path) -> None:
-    assert meter(tmp_path, "sleep", "4.5").returncode == 0
+    assert meter(tmp_path, "sleep", "2.4").returncode == 0
     lines = schema.read_ledger(tmp_path / "results/unknown/mine/seed0")
     walls = [line.wall_s for line in lines]
     assert lines[-1].peak_rss_bytes < 10**7, "of sleep; the process that meters holds several times that"
-    assert len(walls) >= 4
+    assert len(walls) == 3, "the first, one after 2 s, the last"
     assert max(later - sooner for sooner, later in pairwise(walls)) < 5

@@ -49,7 +49,7 @@ def config(out: Path, **changes: Any) -> RunConfig:
         "device": "cpu",
         "compile": "off",
         "threads": 1,
-        "heartbeat_s": 0.05,
+        "heartbeat_s": 0.5,  # each one waits for the disk
     }
     return RunConfig(**(values | changes))
 
@@ -77,19 +77,19 @@ def test_a_run_folder_holds_what_the_design_says(tmp_path: Path) -> None:
 
 
 def test_the_monitor_file_is_stable_baselines3s_and_adds_up(tmp_path: Path) -> None:
-    (outcome,) = train(config(tmp_path, budget="600-steps"))
+    (outcome,) = train(config(tmp_path, budget="400-steps"))
     episodes = load_results(str(outcome.folder))
     line = last(outcome)
     assert {"r", "l", "t", "frames"} <= set(episodes.columns)
     assert len(episodes) == line.lineage.episodes > 5
     assert (episodes.r == episodes.l).all(), "CartPole pays 1 a step"
     assert (episodes.frames == episodes.l).all()
-    assert 600 - 500 <= episodes.l.sum() <= 600, "the game in progress is in no line"
+    assert 0 < episodes.l.sum() <= 400, "the game in progress is in no line"
     assert episodes.t.is_monotonic_increasing
 
 
 def test_the_ledger_grows_and_its_phases_fill_the_wall_time(tmp_path: Path) -> None:
-    (outcome,) = train(config(tmp_path, budget="1000-steps", heartbeat_s=0.02))
+    (outcome,) = train(config(tmp_path, budget="400-steps", heartbeat_s=0.02))
     lines = schema.read_ledger(outcome.folder)
     assert len(lines) > 4
     for before, after in itertools.pairwise(lines):
@@ -197,7 +197,7 @@ def test_an_interrupt_in_an_evaluation_keeps_its_frames_in_the_ledger(tmp_path: 
 
 
 def test_tensorboard_has_each_curve_over_every_axis(tmp_path: Path) -> None:
-    (outcome,) = train(config(tmp_path, budget="1000-steps", heartbeat_s=0.1))
+    (outcome,) = train(config(tmp_path, budget="400-steps", heartbeat_s=0.05))
     lines = schema.read_ledger(outcome.folder)
     events = EventAccumulator(str(outcome.folder)).Reload()
     tags = events.Tags()["scalars"]

@@ -11,7 +11,8 @@ interval of that median (order statistics: no assumption about the noise): a pai
 and only an interval that is narrower than 0.5 % says something of 0.5 %. On a busy machine the CPU times say more.
 
 Last the parts, which noise cannot hide: what a step in the wrapper, a lap and a heartbeat take, the best of many tries in turns
-with the plain loop, and what share of a run's time that comes to. Opening and closing a Meter is paid once a run and stands apart.
+with the plain loop, and what share of a run's time that comes to. Opening and closing a Meter, and importing it (the median of ten
+processes), are paid once a run and stand apart.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import contextlib
 import io
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -65,7 +67,7 @@ def script(steps: int, metered: bool) -> Seconds:
 
 
 class NoMeter(ProcessMeter):
-    def __init__(self, device: Any = None) -> None:
+    def __init__(self, device: Any = None, **_: Any) -> None:
         super().__init__(device, sources=())
 
     def lap(self, phase: str) -> None:
@@ -130,6 +132,17 @@ def parts(script_s: float | None, steps: int) -> None:
         print(f"        of the script's time: steps {of_steps:.2f} %, heartbeats every 2 s {of_beats:.2f} %")
 
 
+def imports() -> None:
+    """What ``from playmeter import Meter`` takes in a process of its own, and Python's own start in it."""
+
+    def median_s(statement: str) -> float:
+        return statistics.median(
+            timed(lambda: subprocess.run([sys.executable, "-c", statement], check=True))[0] for _ in range(10)
+        )
+
+    print(f"import  {median_s('from playmeter import Meter'):.3f} s, of which Python's own start {median_s('pass'):.3f}")
+
+
 def open_and_close(out: str) -> None:
     with Meter(out, agent="dqn", env="CartPole-v1"):
         pass
@@ -159,6 +172,7 @@ def main() -> None:
     if arguments.only != "ours":
         script_s = None if arguments.only == "parts" else compare("script", script, arguments.pairs, arguments.steps)
         parts(script_s, arguments.steps)
+        imports()
     if arguments.only in (None, "ours"):
         compare("ours", ours, arguments.pairs, arguments.steps)
 
