@@ -229,7 +229,7 @@ def after_kill(lines: Sequence[LedgerLine], record: RunRecord) -> LedgerLine:
     """
     last, times = lines[-1], [line.wall_s for line in lines if line.wall_s is not None]
     lost_s = max([record.run_config.get("heartbeat_s", MOST_HEARTBEAT_S), *(b - a for a, b in pairwise(times))])
-    energy = {name: _until(e, lost_s) for name, e in last.energy.items()}
+    energy = {name: until_killed(e, lost_s) for name, e in last.energy.items()}
     note = f"killed: it may have gone on for {lost_s:.1f} s after its last line, in no counter, and in the high end of its energy alone"
     if boundless := [name for name, e in present(energy).items() if e.most_w is None]:
         note += f" (not of {', '.join(boundless)}: how much it can draw is not known)"
@@ -238,7 +238,8 @@ def after_kill(lines: Sequence[LedgerLine], record: RunRecord) -> LedgerLine:
     return replace(last, status=KILLED, energy=energy, notes=[*last.notes, note])
 
 
-def _until(energy: Energy, seconds: float) -> Energy:
+def until_killed(energy: Energy, seconds: float) -> Energy:
+    """With what the source may have drawn in the ``seconds`` after this figure was taken."""
     return energy if energy.most_w is None else replace(energy, high_j=energy.high_j + energy.most_w * seconds)
 
 

@@ -154,6 +154,7 @@ def test_of_a_board(
     begin_s = clock.s
     energy = killed_after(record, clock, board, kill, board.sample)
     assert holds(energy, share * load.joules(begin_s, clock.s))
+    assert energy.most_w == 700.0 * share, "shares of a board add up in high too"
 
 
 @settings(max_examples=60, deadline=None)

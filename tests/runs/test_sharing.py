@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from runs.energy import NvmlBoard
 from runs.energy.sharing import Shared, by_cpu_time, by_work
 from runs.meter import Meter, MeterReading
-from runs.schema import Energy
+from runs.schema import Energy, until_killed
 from tests.runs.fake_nvml import UUID, Clock, FakeBoard, FakeNvml, Load
 
 
@@ -142,6 +142,17 @@ def test_each_runs_interval_holds_what_it_drew_through_kills_resets_and_company(
     for k, (first, _, read) in enumerate(windows):
         true_j = sum(made.part_j(k, p) for p in range(first, read))
         assert holds(last[k], true_j), (k, last[k], true_j)
+
+
+@settings(max_examples=80, deadline=None)
+@given(worlds(starts=True), st.floats(0.95, 1.05))
+def test_in_company_too_a_killed_runs_interval_holds_what_it_drew_until_its_end(world, gain):
+    pieces, windows, idle_w = world
+    made = World(pieces, windows, idle_w=idle_w, gain=gain)
+    last = made.run()
+    for k, (first, end, read) in enumerate(windows):
+        unseen_s = sum(pieces[p].seconds for p in range(read, end))
+        assert holds(until_killed(last[k], unseen_s), sum(made.part_j(k, p) for p in range(first, end)))
 
 
 @settings(max_examples=80, deadline=None)

@@ -92,6 +92,8 @@ def test_the_ledger_grows_and_its_phases_fill_the_wall_time(tmp_path: Path) -> N
     (outcome,) = train(config(tmp_path, budget="400-steps", heartbeat_s=0.02))
     lines = schema.read_ledger(outcome.folder)
     assert len(lines) > 4
+    assert lines[0].lineage.steps == 0, "what setting up took is on the disk before the first step"
+    assert lines[0].joules > 0
     for before, after in itertools.pairwise(lines):
         assert after.lineage.steps >= before.lineage.steps
         assert after.wall_s >= before.wall_s
