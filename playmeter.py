@@ -5,6 +5,7 @@ Every command imports what it needs when it runs, so that ``--help`` and ``repor
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["Meter", "MeterCallback", "count_frames", "main"]
 
 BAD_INPUT, INTERRUPTED = 2, 130
+DIVERGED = 1
+NO_DISK, PREEMPTED = 74, 75  # EX_IOERR; EX_TEMPFAIL: a checkpoint is there, run the same with --resume
 
 EXPORTS = {"Meter": "runs.anyone", "count_frames": "runs.anyone", "MeterCallback": "runs.callback"}
 
@@ -73,6 +76,10 @@ class TrainAny:
     """auto, cpu or cuda:0."""
     threads: int | None = None
     """CPU threads of torch; the default is one for a single small network, more for several seeds or convolutions."""
+    checkpoint_every: str = "10min"
+    """How much work a kill may cost, in any unit of a budget; what is learned does not depend on it."""
+    resume: bool = False
+    """Go on with the unfinished run of the same command, from its last checkpoint; start it where there is none."""
     cpu_watts: str | None = None
     """Your processor's draw in watts while this runs, as 70 or 65:85; used where its own counters (RAPL) cannot be read."""
     wall_meter: str | None = None
@@ -220,6 +227,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `playmeter envs | head`
         sys.stderr.close()
         return 0
+    except Exception as error:
+        if type(error).__name__ != "DiskError":
+            raise
+        print(f"playmeter: {error}", file=sys.stderr)
+        return NO_DISK
 
 
 # What a user can do wrong. By name, because importing the classes would import what raises them.
@@ -303,6 +315,8 @@ def train_command(argv: Sequence[str]) -> int:
             out=asked.out,
             device=asked.device,
             threads=asked.threads,
+            checkpoint_every=asked.checkpoint_every,
+            resume=asked.resume,
             cpu_watts=asked.cpu_watts,
             wall_meter=asked.wall_meter,
             gpu_share=asked.gpu_share,
@@ -346,7 +360,10 @@ def run_and_tell(config: RunConfig) -> int:
         outcomes = train(config, line.update, line.notice)
     for outcome in outcomes:
         print(summary_line(outcome))
-    return INTERRUPTED if any(outcome.status == "interrupted" for outcome in outcomes) else 0
+    signals = {outcome.signal for outcome in outcomes} - {None}
+    if signals:
+        return INTERRUPTED if signals == {signal.SIGINT} else PREEMPTED
+    return DIVERGED if any(outcome.status == "diverged" for outcome in outcomes) else 0
 
 
 def summary_line(outcome: Outcome) -> str:

@@ -60,7 +60,7 @@ class AtariWorld(World):
         # The ROM was loaded when the lane was made, and is loaded again by every seeded reset, with its counter back at 0.
         self.boot_frames[mask] += self._game.load_frames * (1 if self._started else 2)
         self._counter[mask] = self._game.counted_frames
-        seeds_due = np.array([seeds[lane] % 2**31 for lane in np.flatnonzero(mask)])
+        seeds_due = np.array([seeds[lane] % 2**31 for lane in np.flatnonzero(mask).tolist()])
         obs, info = self._vec.reset(seed=seeds_due, options={"reset_mask": mask})
         self._enter(mask, info)
         return cast(Array, obs)

@@ -37,7 +37,7 @@ class CartPoleWorld(World):
         self._one_frame = ones_readonly(self.num_envs)
 
     def _seed(self, mask: Bools, seeds: Sequence[int]) -> Array:
-        for lane in np.flatnonzero(mask):
+        for lane in np.flatnonzero(mask).tolist():
             self._generators[lane] = np_random(seeds[lane])[0]
         return self._restart(mask)
 
@@ -94,7 +94,7 @@ class SerialWorld(World):
         self._obs: Array = np.zeros((self.num_envs, *cast(tuple[int, ...], space.shape)), space.dtype)
 
     def _seed(self, mask: Bools, seeds: Sequence[int]) -> Array:
-        for k in np.flatnonzero(mask):
+        for k in np.flatnonzero(mask).tolist():
             self._obs[k], _ = self._lanes[k].reset(seed=seeds[k])
         return self._obs.copy()
 

@@ -56,7 +56,9 @@ def test_a_world_that_was_brought_back_plays_on_bit_for_bit(env_id: str) -> None
         if step in (25, STEPS[env_id] - 40):
             states[step] = whole.state_dict()
     whole.close()
-    assert len({tuple(state["seeded"]) for state in states.values()}) > 1, "no lane was seeded again: the test proves too little"
+    assert len({tuple(state["seeded"]) for state in states.values()}) > 1, (
+        "no lane was seeded again: the test proves too little"
+    )
     for step, state in states.items():
         again = world_of(env_id)
         seen = again.load_state_dict(state)
