@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from cli import BAD_INPUT, INTERRUPTED, nearest
+from cli import BAD_INPUT, INTERRUPTED, NO_DISK, nearest
 
 if TYPE_CHECKING:
     from runs.anyone import Meter, count_frames
@@ -85,6 +85,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `playmeter envs | head`
         sys.stderr.close()
         return 0
+    except Exception as error:
+        if type(error).__name__ != "DiskError":
+            raise
+        print(f"playmeter: {error}", file=sys.stderr)
+        return NO_DISK
 
 
 def fail(message: str) -> int:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-BAD_INPUT, INTERRUPTED = 2, 130  # exit codes
+# exit codes
+BAD_INPUT, INTERRUPTED, DIVERGED = 2, 130, 1
+NO_DISK, PREEMPTED = 74, 75  # EX_IOERR; EX_TEMPFAIL: a checkpoint is there, run the same with --resume
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from tyro.conf import Positional
 
 from agents.baselines import BaselineConfig
 from agents.config import AgentConfig
-from cli import INTERRUPTED
+from cli import DIVERGED, INTERRUPTED, PREEMPTED
 from cli.parsing import parse
 from cli.progress import ProgressLine
 from runs.budget import parse_budget
@@ -51,6 +52,10 @@ class TrainAny:
     """auto, cpu or cuda:0."""
     threads: int | None = None
     """CPU threads of torch; the default is one for a single small network, more for several seeds or convolutions."""
+    checkpoint_every: str = "10min"
+    """How much work a kill may cost, in any unit of a budget; what is learned does not depend on it."""
+    resume: bool = False
+    """Go on with the unfinished run of the same command, from its last checkpoint; start it where there is none."""
     cpu_watts: str | None = None
     """Your processor's draw in watts while this runs, as 70 or 65:85; used where its own counters (RAPL) cannot be read."""
     wall_meter: str | None = None
@@ -137,6 +142,8 @@ def asked_config(
         out=asked.out,
         device=asked.device,
         threads=asked.threads,
+        checkpoint_every=asked.checkpoint_every,
+        resume=asked.resume,
         cpu_watts=asked.cpu_watts,
         wall_meter=asked.wall_meter,
         gpu_share=asked.gpu_share,
@@ -166,7 +173,10 @@ def run_and_tell(config: RunConfig) -> int:
         outcomes = train(config, line.update, line.notice)
     for outcome in outcomes:
         print(summary_line(outcome))
-    return INTERRUPTED if any(outcome.status == "interrupted" for outcome in outcomes) else 0
+    signals = {outcome.signal for outcome in outcomes} - {None}
+    if signals:
+        return INTERRUPTED if signals == {signal.SIGINT} else PREEMPTED
+    return DIVERGED if any(outcome.status == "diverged" for outcome in outcomes) else 0
 
 
 def summary_line(outcome: Outcome) -> str:

@@ -4,8 +4,8 @@ Why the episodes are ended and restarted here, and not by the vector environment
 
 - its SAME_STEP mode reports the frame counter of after the reset, so the frames of the last step would be lost among the
   no-ops; its NEXT_STEP mode answers a game over with a dummy step. An explicit reset of the done lanes has neither fault.
-- a reset with a seed reloads the ROM (the time of about 1,000 frames); only the first one is seeded, the later ones go on with
-  the lane's generator, and with the emulator's counter.
+- a reset with a seed reloads the ROM (the time of about 1,000 frames) and puts the emulator's counter back; most resets are not
+  seeded and go on with the lane's generator.
 - at its own frame limit the last two screens of the skip are not captured, so the observation one bootstraps from would be
   stale. Our limit ends the episode after a whole step.
 """
@@ -56,13 +56,13 @@ class AtariWorld(World):
         self._since_start: Ints = np.zeros(self.num_envs, np.int64)  # frames after the no-op start
         self._lives: Array = np.zeros(self.num_envs, np.int32)
 
-    def _start(self) -> Array:
-        # The ROM was loaded when the lane was made, and is loaded again by the seeded reset, with its counter back at 0.
-        self.boot_frames += 2 * self._game.load_frames
-        self._counter[:] = self._game.counted_frames
-        seeds = np.array([seed % 2**31 for seed in self.lane_seeds])
-        obs, info = self._vec.reset(seed=seeds)
-        self._enter(np.ones(self.num_envs, np.bool_), info)
+    def _seed(self, mask: Bools, seeds: Sequence[int]) -> Array:
+        # The ROM was loaded when the lane was made, and is loaded again by every seeded reset, with its counter back at 0.
+        self.boot_frames[mask] += self._game.load_frames * (1 if self._started else 2)
+        self._counter[mask] = self._game.counted_frames
+        seeds_due = np.array([seeds[lane] % 2**31 for lane in np.flatnonzero(mask).tolist()])
+        obs, info = self._vec.reset(seed=seeds_due, options={"reset_mask": mask})
+        self._enter(mask, info)
         return cast(Array, obs)
 
     def _begin(self, actions: Array) -> None:

@@ -32,12 +32,14 @@ class CartPoleWorld(World):
         actions = cast(Discrete, self._sim.single_action_space)
         super().__init__(env_spec, protocol, seeds, evaluation, self._sim.single_observation_space, actions)
         self._sim.action_space = _AnyAction()  # its check of each action costs as much as the physics
+        self._sim.reset(seed=0)  # for its buffers; every state is drawn again
         self._generators = [np_random(seed)[0] for seed in seeds]
         self._one_frame = ones_readonly(self.num_envs)
 
-    def _start(self) -> Array:
-        self._sim.reset(seed=0)  # for its buffers; every state is drawn again below
-        return self._restart(np.ones(self.num_envs, np.bool_))
+    def _seed(self, mask: Bools, seeds: Sequence[int]) -> Array:
+        for lane in np.flatnonzero(mask).tolist():
+            self._generators[lane] = np_random(seeds[lane])[0]
+        return self._restart(mask)
 
     def _begin(self, actions: Array) -> None:
         self._actions = actions
@@ -91,9 +93,9 @@ class SerialWorld(World):
         space = self.single_observation_space
         self._obs: Array = np.zeros((self.num_envs, *cast(tuple[int, ...], space.shape)), space.dtype)
 
-    def _start(self) -> Array:
-        for k, (lane, seed) in enumerate(zip(self._lanes, self.lane_seeds, strict=True)):
-            self._obs[k], _ = lane.reset(seed=seed)
+    def _seed(self, mask: Bools, seeds: Sequence[int]) -> Array:
+        for k in np.flatnonzero(mask).tolist():
+            self._obs[k], _ = self._lanes[k].reset(seed=seeds[k])
         return self._obs.copy()
 
     def _begin(self, actions: Array) -> None:

@@ -41,7 +41,8 @@ class MinAtarGame(gymnasium.Env[Array, int]):
     """One MinAtar game with its minimal action set, channels first. Freeway ends by itself after 2,500 steps, as a termination."""
 
     def __init__(self, name: str, sticky_action_probability: float) -> None:
-        self._game = _game_module(name).Env(ramping=True)
+        self._module = _game_module(name)
+        self._game = self._module.Env(ramping=True)
         self._sticky = sticky_action_probability
         self._actions: list[int] = self._game.minimal_action_set()
         self._last_action = 0
@@ -51,6 +52,8 @@ class MinAtarGame(gymnasium.Env[Array, int]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         if seed is not None:
+            # A new game: of the old one the ramp and the action that may stick would live on.
+            self._game, self._last_action = self._module.Env(ramping=True), 0
             self._game.random = np.random.RandomState(seed % 2**32)
         self._game.reset()
         return self._observe(), {}

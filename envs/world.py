@@ -11,6 +11,7 @@ import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from envs.actions import ActionLog
 from envs.protocols import Protocol
 from envs.registry import EnvSpec
 
@@ -20,11 +21,20 @@ Ints = npt.NDArray[np.int64]
 StepResult = tuple[Array, Array, Bools, Bools, dict[str, Any]]
 
 
+RESEED_STEPS = 20_000
+"""Steps between two seeds of a lane: 80,000 Atari frames, beside which the 1,000 of loading the game are little."""
+RESET = 255  # in the log of actions: every lane was reset by the caller
+
+
 class World(VectorEnv[Array, Array, Array]):
     """L lanes of one environment, in SAME_STEP autoreset: every step is a real one.
 
     ``reset()`` seeds each lane at its first call; later episodes go on from the lane's own generator. ``step(actions)`` is
     ``send(actions)`` and ``recv()``; between the two the Atari threads work while the caller does something else.
+
+    A lane is seeded again at the first episode start after every ``reseed_steps`` steps, so that the actions since then, which
+    are logged, are all it takes to bring it back: ``state_dict()`` and ``load_state_dict()``. When that is follows from the lane's
+    own games alone. Evaluations are neither logged nor seeded again.
 
     ``recv`` returns observations [L, ...], rewards [L] (the game's own, never clipped), ``terminated`` [L] and ``truncated``
     [L] (never both: a death wins), and an info dict:
@@ -51,6 +61,7 @@ class World(VectorEnv[Array, Array, Array]):
 
     stack_padding: Literal["zeros", "repeat"] | None = None
     boot_frames_exact = True
+    reseed_steps = RESEED_STEPS
 
     def __init__(
         self,
@@ -76,6 +87,7 @@ class World(VectorEnv[Array, Array, Array]):
         self._episode_frames: Ints = np.zeros(self.num_envs, np.int64)
         self._started = False
         self._sent = False
+        self._log = None if evaluation else ActionLog(self.num_envs)
 
     def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Array, dict[str, Any]]:
         """Start an episode in every lane. A World is seeded when it is made: ``seed`` and ``options`` must be None."""
@@ -84,7 +96,12 @@ class World(VectorEnv[Array, Array, Array]):
         if self._sent:
             raise RuntimeError("reset() between send() and recv()")
         self._episode_frames[:] = 0
-        obs = self._restart(np.ones(self.num_envs, np.bool_)) if self._started else self._start()
+        everyone = np.ones(self.num_envs, np.bool_)
+        if self._started:
+            if self._log is not None:
+                self._log.append(RESET)
+            return self._restart(everyone), {}
+        obs = self._seed(everyone, self.lane_seeds)
         self._started = True
         return obs, {}
 
@@ -98,6 +115,8 @@ class World(VectorEnv[Array, Array, Array]):
         if self._sent or not self._started:
             raise RuntimeError("send() twice without recv()" if self._started else "send() before reset()")
         self._begin(actions)
+        if self._log is not None:
+            self._log.append(actions)
         self._sent = True
 
     def recv(self) -> StepResult:
@@ -114,13 +133,77 @@ class World(VectorEnv[Array, Array, Array]):
             info["_final_obs"] = done
             info["episode_frames"] = self._episode_frames.copy()
             self._episode_frames[done] = 0
-            obs = self._restart(done)
+            obs = self._next_episodes(done)
         return obs, reward, terminated, truncated, info
+
+    def _next_episodes(self, done: Bools) -> Array:
+        """Restart the lanes that are done; those whose log is long enough with a new seed."""
+        again = np.zeros_like(done) if self._log is None else done & (self._log.steps >= self.reseed_steps)
+        if not again.any() or self._log is None:
+            return self._restart(done)
+        if (done & ~again).any():
+            self._restart(done & ~again)
+        self._log.begin(again)
+        return self._seed(again, self._seeds_now())
+
+    def _seeds_now(self) -> list[int]:
+        """What each lane was seeded with last."""
+        assert self._log is not None
+        return [reseed(seed, int(times)) for seed, times in zip(self.lane_seeds, self._log.seeded, strict=True)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What brings the lanes back, between two steps: seeds are the World's own, so it is the logged actions and the counters."""
+        if self._log is None or self._sent or not self._started:
+            raise RuntimeError("a World's state is that of a training between two steps")
+        counters = {"frames": self.frames, "boot_frames": self.boot_frames, "episode_frames": self._episode_frames}
+        return {**self._log.state_dict(), **{name: counter.copy() for name, counter in counters.items()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> Array:
+        """Play the logged actions again, in a World that was not started yet; returns the observations the state was taken at.
+
+        ``replayed_frames`` [L] then says what that emulated, resets included. Raises ValueError for a state that is not of this World
+        or that its emulator plays otherwise.
+        """
+        if self._log is None or self._started:
+            raise RuntimeError("a World is brought back before it is started")
+        self._log.load_state_dict(state, self.env_spec.num_actions, RESET)
+        obs = self._replay(self._log)
+        if (self._episode_frames != state["episode_frames"]).any():
+            raise ValueError(f"{self.env_spec.id} does not play the logged actions as before: is it another version?")
+        self.replayed_frames = self.frames + self.boot_frames
+        self.frames[:], self.boot_frames[:] = state["frames"], state["boot_frames"]
+        return obs
+
+    def _replay(self, log: ActionLog) -> Array:
+        """Lanes whose log begins later play along until then, and are seeded where it does."""
+        seeds = self._seeds_now()
+        obs = self._seed(np.ones(self.num_envs, np.bool_), seeds)
+        self._started = True
+        for row, actions in enumerate(log.rows):
+            if row and (due := log.first == row).any():
+                self._episode_frames[due] = 0
+                obs = self._seed(due, seeds)
+            if actions[0] == RESET:
+                self._episode_frames[:] = 0
+                obs = self._restart(np.ones(self.num_envs, np.bool_))
+                continue
+            self._begin(actions.astype(np.int64))
+            obs, _, terminated, truncated, info = self._finish()
+            self.frames += info["frames"]
+            self._episode_frames += info["frames"]
+            if (done := terminated | truncated).any():
+                self._episode_frames[done] = 0
+                obs = self._restart(done)
+        if len(log.rows) and (due := log.first == len(log.rows)).any():
+            self._episode_frames[due] = 0
+            obs = self._seed(due, seeds)
+        return obs
 
     # What a kind of world defines. None of these touches `frames` for the steps themselves: recv() does.
 
-    def _start(self) -> Array:
-        """Seed every lane and return the first observations."""
+    def _seed(self, mask: Bools, seeds: Sequence[int]) -> Array:
+        """Reset the lanes of ``mask`` with their seeds ([L], the others' are not looked at); returns as ``_restart`` does. What such
+        a lane plays follows from its seed and the actions alone, whatever was played before."""
         raise NotImplementedError
 
     def _begin(self, actions: Array) -> None:
@@ -134,6 +217,11 @@ class World(VectorEnv[Array, Array, Array]):
     def _restart(self, mask: Bools) -> Array:
         """Reset the lanes of ``mask`` without a seed; returns a new array: their first observations, the other lanes' last."""
         raise NotImplementedError
+
+
+def reseed(lane_seed: int, times: int) -> int:
+    """The seed of a lane that was seeded anew so many times, 31 bits; the first is the lane's own."""
+    return lane_seed if times == 0 else int(np.random.SeedSequence([lane_seed, times]).generate_state(1)[0]) >> 1
 
 
 def ones_readonly(num_envs: int) -> Ints:

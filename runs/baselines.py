@@ -26,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from agents.baselines import BaselineConfig, PpoConfig, QrdqnConfig, baseline
 from envs import World
+from runs.checkpoint import Manifest, State, Store
 from runs.config import DOMAINS, InputError
 from runs.evaluate import Evaluation
 from runs.flops import FlopCosts
@@ -149,6 +150,13 @@ class BaselineTrainer:
         """Of every tensor of the policy, in its order; a target network is among them."""
         tensors = self.model.policy.state_dict().values()
         return [hashlib.sha256(b"".join(tensor.cpu().numpy().tobytes() for tensor in tensors)).hexdigest()]
+
+    def state(self) -> State | None:
+        """None: the library saves replay and settings as pickles, and neither rollouts nor generators. It starts again instead."""
+        return None
+
+    def restore(self, store: Store, manifest: Manifest) -> None:
+        raise ValueError("stable-baselines3's agents have no checkpoints to continue from")
 
     def save(self, seed_index: int, file: BinaryIO) -> None:
         """The library's own format: ``DQN.load`` reads it."""

@@ -41,6 +41,10 @@ class RunConfig:
     """CPU threads of torch; None lets playmeter choose: one for a single small network, more for several seeds or convolutions."""
     heartbeat_s: float = 2.0
     """Seconds between ledger lines, at most 5."""
+    checkpoint_every: str = "10min"
+    """A budget: how much is lost at most where the run is killed. What is learned does not depend on it."""
+    resume: bool = False
+    """Continue the unfinished run of the same configuration, where there is one."""
     cpu_watts: str | None = None
     """The processor's draw, ``70`` or ``65:85``, where nothing measures it."""
     wall_meter: str | None = None
@@ -59,6 +63,10 @@ class RunConfig:
 
 class InputError(ValueError):
     """What the user asked for cannot be done; the message is one line that names the fault and the way out."""
+
+
+class DiskError(Exception):
+    """A run had to stop because its folder cannot be written any more; what was there stays. The message is one line."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,8 @@ from runs.flops import FlopCosts
 from runs.schema import Counts, Flops
 
 Ints = NDArray[np.int64]
+
+_BY_SEED = ("frames_by_seed", "episodes", "eval_frames", "boot_frames", "eval_boot_frames")
 
 
 @dataclass
@@ -37,7 +40,7 @@ class Counters:
     eval_boot_frames: Ints = field(init=False)
 
     def __post_init__(self) -> None:
-        for name in ("frames_by_seed", "episodes", "eval_frames", "boot_frames", "eval_boot_frames"):
+        for name in _BY_SEED:
             setattr(self, name, np.zeros(self.seeds, np.int64))
 
     @property
@@ -59,6 +62,17 @@ class Counters:
             update=self.updates * self.costs.update,
             eval=self.eval_observations * self.costs.eval_forward,
         )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The exact counters; seconds and joules are the ledger's."""
+        numbers = {name: getattr(self, name) for name in ("steps", "updates", "eval_observations")}
+        return numbers | {name: getattr(self, name).copy() for name in _BY_SEED}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name in ("steps", "updates", "eval_observations"):
+            setattr(self, name, state[name])
+        for name in _BY_SEED:
+            setattr(self, name, state[name].copy())
 
     def counts(self, seed_index: int) -> Counts:
         """Training play of one run."""

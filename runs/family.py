@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from agents.config import AgentConfig
 from agents.learner import Learner
+from agents.replay import Replay
+from runs.checkpoint import Manifest, State, Store
 from runs.flops import flop_costs
 from runs.loop import Event, Loop
 from runs.prepare import (
@@ -25,6 +28,83 @@ from runs.prepare import (
     train_world,
 )
 from runs.schema import FINAL_CHECKPOINT
+
+
+class ReplayRing:
+    """The rows of a replay as bytes: a :class:`runs.checkpoint.Ring`."""
+
+    def __init__(self, replay: Replay) -> None:
+        self._replay = replay
+        layout = replay.layout
+        self.capacity = layout.capacity
+        frames, meta = replay.storage.frames[0, 0], replay.storage.meta[0, 0]
+        self._frame_bytes, self._meta_bytes = (t.numel() * t.element_size() for t in (frames, meta))
+        self.row_bytes = layout.lanes * (self._frame_bytes + self._meta_bytes)
+
+    @property
+    def end(self) -> int:
+        return self._replay.row + 1
+
+    def read(self, first: int, count: int) -> bytes:
+        at, storage = first % self.capacity, self._replay.storage
+        parts = [tensor[:, at : at + count].cpu().numpy() for tensor in (storage.frames, storage.meta)]  # [L, count, ...]
+        rows = [np.ascontiguousarray(part.swapaxes(0, 1)).reshape(count, -1).view(np.uint8) for part in parts]
+        return np.concatenate(rows, axis=1).tobytes()
+
+    def write(self, first: int, count: int, content: bytes) -> None:
+        at, storage, lanes = first % self.capacity, self._replay.storage, self._replay.layout.lanes
+        rows = np.frombuffer(content, np.uint8).reshape(count, self.row_bytes)
+        split = lanes * self._frame_bytes
+        for tensor, part in ((storage.frames, rows[:, :split]), (storage.meta, rows[:, split:])):
+            dtype = np.uint8 if tensor.dtype == torch.uint8 else np.float32
+            values = np.ascontiguousarray(part).view(dtype).reshape(count, lanes, *tensor.shape[2:])
+            tensor[:, at : at + count] = torch.from_numpy(values.swapaxes(0, 1).copy()).to(tensor.device)
+
+
+def flatten(state: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Nested state as plain values and arrays, each by its path."""
+    plain: dict[str, Any] = {}
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, value in state.items():
+        if isinstance(value, Mapping):
+            inner = flatten(value, f"{prefix}{name}/")
+            plain |= inner[0]
+            arrays |= inner[1]
+        elif isinstance(value, torch.Tensor | np.ndarray):
+            arrays[prefix + name] = value.cpu().numpy() if isinstance(value, torch.Tensor) else value
+        else:
+            plain[prefix + name] = value
+    return plain, arrays
+
+
+def unflatten(plain: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    state: dict[str, Any] = {}
+    for path, value in [*plain.items(), *arrays.items()]:
+        *parents, name = path.split("/")
+        inner = state
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+        inner[name] = value
+    return state
+
+
+def _as_tensors(state: Any) -> Any:
+    if isinstance(state, dict):
+        return {name: _as_tensors(value) for name, value in state.items()}
+    return torch.from_numpy(state) if isinstance(state, np.ndarray) else state
+
+
+def _check_fit(
+    mine: tuple[dict[str, Any], dict[str, NDArray[Any]]], theirs: tuple[dict[str, Any], dict[str, NDArray[Any]]]
+) -> None:
+    """Raise ValueError where a checkpoint lacks a value of mine, or has it in another form."""
+    for name, value in mine[0].items():
+        if type(theirs[0].get(name)) is not type(value):
+            raise ValueError(f"the checkpoint's {name} is not this agent's")
+    for name, array in mine[1].items():
+        other = theirs[1].get(name)
+        if other is None or other.shape != array.shape or other.dtype != array.dtype:
+            raise ValueError(f"the checkpoint's {name} is not this agent's")
 
 
 class FamilyTrainer:
@@ -45,10 +125,47 @@ class FamilyTrainer:
         if self.compiled:
             self.learner.warm_up(np.zeros((world.num_envs, *layout.obs_shape), np.uint8 if layout.pixels else np.float32))
         self.books = open_books(job, world, flop_costs(agent, layout, job.env_spec.num_actions))
+        self.loop = Loop(self.learner, self.books)
 
     def train(self, consume: Callable[[Event], None]) -> None:
-        for event in Loop(self.learner, self.books).events():
+        for event in self.loop.events():
             consume(event)
+
+    def state(self) -> State | None:
+        """Everything that decides what happens next. The replay's ring is handed over as it is, and not copied."""
+        if (self.loop.sick() & ~self.books.stopped).any():
+            return None
+        world = {"world": self.books.world.state_dict(), "obs": self.loop.obs}
+        plain, arrays = flatten(self._own_state() | world)
+        return State(plain, arrays, ReplayRing(self.learner.replay))
+
+    def _own_state(self) -> dict[str, Any]:
+        learner = self.learner.state_dict()
+        ring = learner["replay"]
+        final_frames = ring.pop("frames")[:, self.learner.layout.capacity :]
+        del ring["meta"]
+        return {
+            "learner": learner,
+            "final_frames": final_frames,
+            "loss": self.loop.latest_loss(),
+            "books": self.books.state_dict(),
+        }
+
+    def restore(self, store: Store, manifest: Manifest) -> None:
+        """Learner, books and world as they were. Raises ValueError where the checkpoint is of another agent or is not whole."""
+        arrays = store.arrays(manifest)
+        _check_fit(flatten(self._own_state()), (manifest.plain, arrays))
+        state = unflatten(manifest.plain, arrays)
+        storage, learner = self.learner.replay.storage, state["learner"]
+        learner["replay"] |= {"frames": storage.frames, "meta": storage.meta}
+        self.learner.load_state_dict(_as_tensors(learner))
+        storage.frames[:, self.learner.layout.capacity :] = torch.from_numpy(state["final_frames"]).to(storage.frames.device)
+        store.fill(manifest, ReplayRing(self.learner.replay))
+        self.books.load_state_dict(state["books"])
+        self.loop.loss = state["loss"]
+        self.loop.obs = self.books.world.load_state_dict(state["world"])
+        if not np.array_equal(self.loop.obs, state["obs"]):
+            raise ValueError(f"{self.job.env_spec.id} does not play the logged actions as before: is it another version?")
 
     def params_sha256(self) -> list[str]:
         return self.learner.params_sha256()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import pickle
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -21,6 +23,7 @@ from runs.schema import (
     EvalRecord,
     LedgerLine,
     RunRecord,
+    read_ledger,
     seal,
 )
 
@@ -81,16 +84,19 @@ def remove_folder(folder: Path, out: Path) -> None:
 class RunFolder:
     """Appends to one run's files. Ledger lines and evaluations are on the disk when the call returns."""
 
-    def __init__(self, folder: Path, record: RunRecord) -> None:
+    def __init__(self, folder: Path, record: RunRecord, again: bool = False) -> None:
+        """``again``: the run goes on in its folder, after :func:`cut_back`; ``run.json`` stays as it is."""
         self.folder = folder
-        write_atomically(folder / RUN_FILE, (json.dumps(asdict(record), indent=2, allow_nan=False) + "\n").encode())
+        if not again:
+            write_atomically(folder / RUN_FILE, (json.dumps(asdict(record), indent=2, allow_nan=False) + "\n").encode())
         self._ledger = (folder / LEDGER_FILE).open("ab", buffering=0)
         self._evals = (folder / EVALS_FILE).open("ab", buffering=0)
-        self._monitor = (folder / MONITOR_FILE).open("w", encoding="utf-8", newline="")
-        # stable-baselines3's Monitor format: a JSON comment, then CSV; its load_results() reads it.
-        self._monitor.write(f"#{json.dumps({'t_start': 0.0, 'env_id': record.env.id})}\n")
+        self._monitor = (folder / MONITOR_FILE).open("a" if again else "w", encoding="utf-8", newline="")
         self._episodes = csv.writer(self._monitor, lineterminator="\n")
-        self._episodes.writerow(("r", "l", "t", "frames"))
+        if self._monitor.tell() == 0:
+            # stable-baselines3's Monitor format: a JSON comment, then CSV; its load_results() reads it.
+            self._monitor.write(f"#{json.dumps({'t_start': 0.0, 'env_id': record.env.id})}\n")
+            self._episodes.writerow(("r", "l", "t", "frames"))
 
     def episode(self, score: float, steps: int | None, wall_s: float | None, frames: int | None) -> None:
         """One line of ``monitor.csv``; what nobody counted (None) is an empty field."""
@@ -102,6 +108,13 @@ class RunFolder:
 
     def evaluation(self, record: EvalRecord) -> None:
         _append(self._evals, seal(record))
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of the files that a checkpoint may have to cut back, as they are on the disk when the call returns."""
+        self._monitor.flush()
+        os.fsync(self._monitor.fileno())
+        files = [self.folder / MONITOR_FILE, self.folder / EVALS_FILE, *self.folder.glob(CURVES)]
+        return {path.name: path.stat().st_size for path in files}
 
     def checkpoint(self, name: str, save: Callable[[BinaryIO], None]) -> None:
         """Let ``save`` write the file ``name`` of this folder: the whole content or nothing."""
@@ -144,7 +157,12 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 def _rename(temporary: Path, path: Path) -> None:
     temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Let the names in a folder reach the disk."""
+    folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
@@ -152,5 +170,42 @@ def _rename(temporary: Path, path: Path) -> None:
 
 
 def _append(file: Any, line: str) -> None:
-    file.write(line.encode())
-    os.fsync(file.fileno())
+    """The whole line or nothing: a disk that fills up takes part of it."""
+    content = line.encode()
+    before = os.fstat(file.fileno()).st_size
+    try:
+        if file.write(content) != len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
+        os.fsync(file.fileno())
+    except OSError:
+        with suppress(OSError):
+            os.ftruncate(file.fileno(), before)
+        raise
+
+
+def cut_back(folder: Path, sizes: Mapping[str, int]) -> None:
+    """Take a run's files back to a checkpoint's sizes: what was appended later will be played again.
+
+    Files that ``sizes`` does not name go back to nothing. The ledger stays, but for a line at its end that was cut off: what was
+    spent was spent. Raises InputError, before anything is changed, where a file has less than the checkpoint knew of.
+    """
+    curves = list(folder.glob(CURVES))
+    files = [folder / MONITOR_FILE, folder / EVALS_FILE, *curves]
+    for path in [*files, folder / LEDGER_FILE]:
+        if path.is_symlink():
+            raise InputError(f"{path} is a link: a run is continued only in its own folder")
+    for path in files:
+        if sizes.get(path.name, 0) > (path.stat().st_size if path.exists() else 0):
+            raise InputError(f"{path} is shorter than at the checkpoint: it cannot be continued")
+    for path in files:
+        if path.name in sizes:
+            os.truncate(path, sizes[path.name])
+        else:
+            path.unlink(missing_ok=True)
+    if (folder / LEDGER_FILE).exists():
+        whole = len(read_ledger(folder))
+        lines = [line for line in (folder / LEDGER_FILE).read_bytes().split(b"\n") if line][:whole]
+        os.truncate(folder / LEDGER_FILE, sum(len(line) + 1 for line in lines))
+
+
+CURVES = "events.out.tfevents*"

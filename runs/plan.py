@@ -19,11 +19,12 @@ from envs import spec
 from envs.registry import protocol_of
 from runs.budget import Budget, parse_budget
 from runs.config import InputError, RunConfig
+from runs.counters import Counters
 from runs.evaluate import evaluate
 from runs.family import FamilyTrainer
 from runs.prepare import resolve_device
 from runs.schema import LedgerLine, read_ledger, total_energy
-from runs.train import Group, lockstep_groups
+from runs.train import Group, Stop, lockstep_groups
 
 TRAINING_PHASES = ("act", "learn", "env", "io")
 HEARTBEAT_S = 0.2
@@ -138,18 +139,27 @@ class Trial:
     checkpoint_bytes: int  # of all seeds
 
 
+class Limit(Stop):
+    """Asks for the end some seconds after the first update."""
+
+    counters: Counters | None = None
+    began_s: float | None = None
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def __call__(self) -> bool:
+        if self.began_s is None and self.counters is not None and self.counters.updates > 0:
+            self.began_s = time.monotonic()
+        return self.began_s is not None and time.monotonic() - self.began_s > self.seconds
+
+
 def try_out(config: RunConfig, seconds: float, notice: Callable[[str], None]) -> Trial:
     """Train for ``seconds`` after the first update, in a folder that is thrown away. The warm-up is shortened, nothing else."""
     agent = config.agent_config
     assert isinstance(agent, AgentConfig)
     warm_up = min(agent.learning_starts_steps, max(WARM_UP_STEPS, 2 * agent.batch_size))
-    began: list[float] = []
-
-    def stopped() -> bool:
-        if not began and group.counters.updates > 0:
-            began.append(time.monotonic())
-        return bool(began) and time.monotonic() - began[0] > seconds
-
+    stopped = Limit(seconds)
     with TemporaryDirectory(prefix="playmeter-") as folder:
         short = replace(
             config, out=folder, agent_config=replace(agent, learning_starts_steps=warm_up), evals=1, eval_episodes=1,
@@ -158,6 +168,7 @@ def try_out(config: RunConfig, seconds: float, notice: Callable[[str], None]) ->
         group = Group(
             short, spec(config.env), resolve_device(config.device), config.seeds, stopped, lambda progress: None, notice
         )
+        stopped.counters = group.counters
         outcomes = group.run()
         assert isinstance(group.trainer, FamilyTrainer)
         files = [file for one in outcomes for file in (one.folder / "checkpoints").rglob("*") if file.is_file()]

@@ -14,7 +14,7 @@ import torch
 from agents.config import AgentConfig
 from agents.replay import ReplayLayout
 from envs import EnvSpec, Protocol, World, lane_seeds, make
-from runs.budget import Budget
+from runs.budget import Budget, parse_budget
 from runs.config import InputError, RunConfig
 from runs.counters import Counters
 from runs.flops import FlopCosts
@@ -44,7 +44,8 @@ class Job:
 def open_books(job: Job, world: World, costs: FlopCosts) -> Books:
     counters = Counters(len(job.seeds), costs, job.env_spec.frame_rate_hz)
     episodes = job.config.eval_episodes or job.protocol.eval_episodes
-    return Books(world, counters, job.meter, job.budget, job.config.evals, episodes, job.config.heartbeat_s, job.stop)
+    every = parse_budget(job.config.checkpoint_every)
+    return Books(world, counters, job.meter, job.budget, job.config.evals, episodes, job.config.heartbeat_s, job.stop, every)
 
 
 def resolve_device(name: str) -> torch.device:

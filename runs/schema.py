@@ -7,6 +7,8 @@ Standard library only, so that a report opens without torch. A run folder, ``res
 ``monitor.csv``    one line an episode: stable-baselines3's Monitor columns ``r,l,t`` plus ``frames``.
 ``evals.jsonl``    one :class:`EvalRecord` an evaluation.
 ``checkpoints/``   ``final.pt``: tensors only, read with ``weights_only=True``; of a stable-baselines3 agent its own ``final.zip``.
+                   While the run is unfinished also what continues it: runs/checkpoint.py.
+``lock``           while a process works on the run: its host and pid.
 ``events.out...``  TensorBoard.
 
 Counters are cumulative, so a line that is read twice counts once, and a torn last line costs one heartbeat.
@@ -38,7 +40,7 @@ FINAL_SB3_CHECKPOINT = "checkpoints/final.zip"
 MEASURED, ESTIMATED, ABSENT = "measured", "estimated", "absent"
 GPU_BOARD, CPU_PACKAGE, WALL_METER = "gpu_board", "cpu_package", "wall_meter"
 SHORT_S, FEW_SAMPLES = 60.0, 60
-RUNNING, FINISHED, INTERRUPTED, FAILED = "running", "finished", "interrupted", "failed"
+RUNNING, FINISHED, INTERRUPTED, FAILED, DIVERGED = "running", "finished", "interrupted", "failed", "diverged"
 KILLED = "killed"  # nobody wrote its end: SIGKILL, a power cut; see ``after_kill``
 MOST_HEARTBEAT_S = 5.0  # between two lines of a ledger
 GONE_S = 60.0  # a run that wrote no line for so long is taken for killed

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, astuple, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -19,15 +20,35 @@ from agents.config import AgentConfig
 from envs import EnvSpec, spec
 from envs.registry import protocol_of
 from runs.budget import parse_budget
-from runs.config import RunConfig, check_energy
+from runs.checkpoint import FOLDER, Manifest, Store
+from runs.config import DiskError, InputError, RunConfig, check_energy
 from runs.curves import Curves, axes, live
 from runs.family import FamilyTrainer
-from runs.folder import RunFolder, check_writable, new_folder
-from runs.loop import Ended, Episode, Evaluated, Event, Heartbeat, Trainer
+from runs.folder import RunFolder, check_writable, cut_back, new_folder
+from runs.lock import RunLock
+from runs.loop import Checkpoint, Diverged, Ended, Episode, Evaluated, Event, Heartbeat, Trainer
 from runs.machine import describe_device, describe_machine, git_commit, versions
 from runs.meter import Meter, MeterReading
 from runs.prepare import Job, check_numbers, resolve_device
-from runs.schema import FAILED, INTERRUPTED, RUNNING, EnvRecord, EvalRecord, LedgerLine, RunRecord, total_energy
+from runs.resume import Earlier, continued, find
+from runs.schema import (
+    DIVERGED,
+    FAILED,
+    FINISHED,
+    INTERRUPTED,
+    LEDGER_FILE,
+    RUNNING,
+    Counts,
+    EnvRecord,
+    EvalRecord,
+    Flops,
+    LedgerLine,
+    RunRecord,
+    after_kill,
+    read_evals,
+    read_ledger,
+    total_energy,
+)
 
 
 @dataclass(frozen=True)
@@ -60,7 +81,8 @@ class Outcome:
     seed: int
     status: str
     eval_scores: list[float]  # mean return of each evaluation
-    params_sha256: str
+    params_sha256: str | None
+    signal: int | None = None  # that interrupted it
 
 
 def train(
@@ -69,10 +91,15 @@ def train(
     """Run every seed of ``config`` and return what became of each.
 
     Seeds train in lockstep in one process. One after another train convolutions on a CPU, where lockstep gains nothing, and
-    stable-baselines3's agents, whose random numbers come from global generators. Ctrl-C and SIGTERM end the run cleanly, with status ``interrupted``.
+    stable-baselines3's agents, whose random numbers come from global generators. Ctrl-C, SIGTERM and SIGUSR1 end the run cleanly, with a checkpoint and status
+    ``interrupted``.
+
+    With ``config.resume`` each group of seeds goes on from its last checkpoint (from its start where it has none), is left alone where
+    it has ended, and is begun where there is nothing to continue.
 
     Raises:
         InputError, BudgetError, UnknownEnv, ConfigError: nothing was written.
+        DiskError: the run folder could not be written any more; what was there stays, and can be continued.
     """
     env_spec = spec(config.env)
     check_energy(config.energy)
@@ -80,8 +107,13 @@ def train(
     outcomes: list[Outcome] = []
     with interruptible() as stopped:
         for seeds in lockstep_groups(config, device):
-            group = Group(config, env_spec, device, seeds, stopped, listener, notice)
-            outcomes += group.run()
+            earlier = find(config, env_record(env_spec, config.protocol), seeds) if config.resume else None
+            if earlier is not None and earlier.ended:
+                outcomes += ended_before(earlier, notice)
+                continue
+            if config.resume and earlier is None:
+                notice(f"nothing to continue for seed {', '.join(map(str, seeds))}: starting")
+            outcomes += Group(config, env_spec, device, seeds, stopped, listener, notice, earlier).run()
             if stopped():
                 break
     return outcomes
@@ -94,22 +126,53 @@ def lockstep_groups(config: RunConfig, device: torch.device) -> list[tuple[int, 
     return [config.seeds] if lockstep else [(seed,) for seed in config.seeds]
 
 
+def ended_before(earlier: Earlier, notice: Callable[[str], None]) -> list[Outcome]:
+    """Runs that a command would continue, and that have ended."""
+    outcomes = []
+    for folder, record, line in zip(earlier.folders, earlier.records, earlier.lines, strict=True):
+        assert line is not None
+        notice(f"seed {record.seed} has {line.status} already, in {folder}")
+        scores = [evaluation.mean_return for evaluation in read_evals(folder)]
+        outcomes.append(Outcome(folder, record.seed, line.status, scores, line.params_sha256))
+    return outcomes
+
+
+def env_record(env: EnvSpec, protocol: str | None) -> EnvRecord:
+    return EnvRecord(
+        env.id,
+        env.kind,
+        protocol_of(env, protocol).name,
+        env.frame_rate_hz,
+        env.frames_per_step,
+        env.reward_threshold,
+        env.max_episode_steps,
+    )
+
+
+class Stop:
+    """Whether a signal asked for the end, and which."""
+
+    signal: int | None = None
+
+    def __call__(self) -> bool:
+        return self.signal is not None
+
+
 @contextmanager
-def interruptible() -> Iterator[Callable[[], bool]]:
-    """Turn the first SIGINT or SIGTERM into an answer to ``stopped()``; the second SIGINT interrupts as usual."""
-    asked = False
+def interruptible() -> Iterator[Stop]:
+    """Turn the first SIGINT, SIGTERM or SIGUSR1 into an answer to ``stopped()``; the second SIGINT interrupts as usual."""
+    stop = Stop()
 
     def ask(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
+        stop.signal = stop.signal or number
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     try:
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     except ValueError:  # not in the main thread: whoever started the thread has to stop it
         before = {}
     try:
-        yield lambda: asked
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -134,81 +197,185 @@ class Group:
         env_spec: EnvSpec,
         device: torch.device,
         seeds: tuple[int, ...],
-        stopped: Callable[[], bool],
+        stopped: Stop,
         listener: Listener,
         notice: Callable[[str], None],
+        earlier: Earlier | None = None,
     ) -> None:
+        """``earlier``: the runs that these continue."""
         self.config, self.env_spec, self.seeds, self.listener = config, env_spec, seeds, listener
         self._notice, self._told = notice, list[str]()  # what the meter had to say so far
+        self.stopped = stopped
         self.budget = parse_budget(config.budget)
-        self.budget.check(env_spec.frame_rate_hz)
+        for budget in (self.budget, parse_budget(config.checkpoint_every)):
+            budget.check(env_spec.frame_rate_hz)
         self.protocol = protocol_of(env_spec, config.protocol)
         check_numbers(config)
         check_writable(Path(config.out))
         self.device_record = describe_device(str(device))
         self.meter = Meter(self.device_record, energy=config.energy)
         self.meter.start()
+        self.locks: list[RunLock] = []
+        self.before: list[LedgerLine | None] = [None for _ in seeds]  # the last lines of the processes before this one
+        self.frozen: dict[int, Counts] = {}  # lineage of the seeds that diverged
+        self.notes: list[list[str]] = [[] for _ in seeds]
+        self._good_step: int | None = None  # of the latest checkpoint
         try:
+            if earlier is not None:
+                self._lock(earlier.folders)
             self.trainer = trainer_of(
                 Job(config, env_spec, self.protocol, seeds, self.budget, device, self.meter, stopped, notice)
             )
+            self.counters = self.trainer.books.counters
+            self.eval_scores: list[list[float]] = [[] for _ in seeds]
+            if earlier is not None:
+                self._take_over(earlier)
         except BaseException:
             self.meter.stop()
+            self._unlock()
             raise
-        self.counters = self.trainer.books.counters
+        self.earlier, self.origin = earlier, copy.deepcopy(self.counters)
         self.scores: list[list[float]] = [[] for _ in seeds]  # training games since the last report
         self.train_score: float | None = None
-        self.eval_scores: list[list[float]] = [[] for _ in seeds]
-        self._last_report = (self.meter.wall_s, 0)  # wall_s, steps
+        self._last_report = (self.meter.wall_s, self.counters.steps)
 
     def run(self) -> list[Outcome]:
         """Train to the end of the budget or an interrupt, and write everything down."""
         self._open_folders()
         self.meter.lap("setup")
         self.status = RUNNING
-        self._write_ledger(RUNNING, None)  # what setting up took is known even of a run that is killed at once
         try:
+            self._write_ledger(RUNNING, None)  # what setting up took is known even of a run that is killed at once
             self.trainer.train(self._consume)
+            self._close()
+        except OSError as error:
+            raise self._no_disk(error) from error
         except BaseException as error:
-            self.meter.stop()
-            self._write_ledger(INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED, None)
+            self._fail(INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED)
             raise
         finally:
             self.trainer.books.world.close()
             self.meter.stop()
-            for folder, curves in zip(self.folders, self.curves, strict=True):
-                folder.close()
-                curves.close()
+            self._unlock()
         shas = self.trainer.params_sha256()
+        signal_number = self.stopped.signal if self.status == INTERRUPTED else None
         return [
-            Outcome(folder.folder, seed, self.status, scores, sha)
-            for folder, seed, scores, sha in zip(self.folders, self.seeds, self.eval_scores, shas, strict=True)
+            Outcome(folder.folder, seed, self._status(k, self.status), self.eval_scores[k], shas[k], signal_number)
+            for k, (folder, seed) in enumerate(zip(self.folders, self.seeds, strict=True))
         ]
+
+    def _fail(self, status: str) -> None:
+        self.meter.stop()
+        self._write_ledger(status, None)
+        self._close()
+
+    def _close(self) -> None:
+        for folder, curves in zip(self.folders, self.curves, strict=True):
+            folder.close()
+            curves.close()
+
+    def _no_disk(self, error: OSError) -> DiskError:
+        """The last words may fit where the disk is full for larger things; TensorBoard's writer would wait for ever if closed."""
+        self.meter.stop()
+        with suppress(OSError):
+            self._write_ledger(FAILED, None)
+        with suppress(OSError):
+            for folder in self.folders:
+                folder.close()
+        where = error.filename or self.folders[0].folder
+        at = (
+            "no checkpoint was written yet"
+            if self._good_step is None
+            else f"the last checkpoint is of step {self._good_step:,}"
+        )
+        return DiskError(
+            f"{where} cannot be written: {error.strerror or error}; {at}, and --resume goes on when this is mended"
+        )
+
+    def _lock(self, folders: Sequence[Path]) -> None:
+        """Raises InputError where another process works on one of them."""
+        for folder in folders:
+            try:
+                self.locks.append(RunLock(folder))
+            except OSError as error:
+                raise InputError(f"{folder} cannot be written: {error.strerror}") from error
+
+    def _unlock(self) -> None:
+        while self.locks:
+            with suppress(OSError):
+                self.locks.pop().release()
+
+    def _take_over(self, earlier: Earlier) -> None:
+        """Bring the training to its last checkpoint, or leave it at its start, and the files to the same moment. Raises InputError."""
+        store = Store(earlier.folders[0] / FOLDER, self._notice)
+        try:
+            manifest = store.load()
+            if manifest is not None:
+                self.trainer.restore(store, manifest)
+            sizes = {} if manifest is None else sizes_of(manifest, earlier.folders)
+        except (ValueError, KeyError, IndexError, TypeError, RuntimeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(f"{earlier.folders[0]} cannot be continued: {reason}") from error
+        # As they are now that nobody else writes. Each checkpoint stands behind a line of the ledger that says what it cost.
+        lines = [last_words(folder, record) for folder, record in zip(earlier.folders, earlier.records, strict=True)]
+        for folder, line in zip(earlier.folders, lines, strict=True):
+            if manifest is not None and (line is None or (line.consumed.steps or 0) < self.counters.steps):
+                raise InputError(f"{folder} cannot be continued: its ledger lacks lines that were there at its checkpoint")
+        self._check_machine(earlier.records[0])
+        for folder in earlier.folders:
+            cut_back(folder, sizes.get(folder.name, {}))
+        self.before = [self._continues(k, line) for k, line in enumerate(lines)]
+        self.eval_scores = [[evaluation.mean_return for evaluation in read_evals(folder)] for folder in earlier.folders]
+        steps = self.counters.steps
+        if (last := lines[0]) is not None:
+            self.trainer.books.earlier_wall_s = self.counters.wall_s = last.wall_s or 0.0
+            self.counters.joules = last.joules
+            lost = (last.lineage.steps or 0) - steps
+            self.notes = [[f"continued at step {steps:,}, {lost:,} steps were lost"] for _ in self.seeds]
+        self._good_step, self._restored = (None if manifest is None else steps), manifest
+        self._notice(f"continuing at step {steps:,} in {', '.join(str(folder) for folder in earlier.folders)}")
+
+    def _continues(self, k: int, line: LedgerLine | None) -> LedgerLine | None:
+        if line is not None and self.trainer.books.stopped[k]:
+            self.frozen[k] = line.lineage
+        replayed = getattr(self.trainer.books.world, "replayed_frames", None)
+        if line is None or replayed is None or line.boot_frames is None:
+            return line
+        # What bringing the games back emulates is work of the emulator that nobody plays.
+        return replace(line, boot_frames=line.boot_frames + int(replayed.reshape(len(self.seeds), -1).sum(1)[k]))
+
+    def _check_machine(self, record: RunRecord) -> None:
+        """Say what makes the continued run another one than the uninterrupted: by rounding, not by luck."""
+        now = {"compiled": self.trainer.compiled, "torch_threads": torch.get_num_threads()}
+        changed = [name for name, value in now.items() if record.run_config.get(name) != value]
+        changed += [
+            name for name in ("torch", "numpy", "gymnasium", "ale-py") if record.versions.get(name) != versions().get(name)
+        ]
+        if record.device.get("type") != self.device_record["type"]:
+            changed.append("device")
+        if changed:
+            self._notice(f"not as when it was started: {', '.join(changed)}; the results may differ by rounding")
 
     def _open_folders(self) -> None:
         self.folders: list[RunFolder] = []
         self.curves: list[Curves] = []
-        for seed in self.seeds:
+        for k, seed in enumerate(self.seeds):
             record = self._record(seed)
-            path = new_folder(Path(self.config.out), self.env_spec.id, self.config.agent, seed)
-            self.folders.append(RunFolder(path, record))
+            if self.earlier is None:
+                path = new_folder(Path(self.config.out), self.env_spec.id, self.config.agent, seed)
+                self._lock([path])
+            else:
+                path = self.earlier.folders[k]
+            self.folders.append(RunFolder(path, record, again=self.earlier is not None))
             text = json.dumps(asdict(record), indent=2).replace("\n", "\n    ")
             self.curves.append(Curves(path, f"    {text}"))
+        self.store = Store(self.folders[0].folder / FOLDER, self._notice)
+        if self.earlier is not None:
+            self.store.latest = self._restored
 
     def _record(self, seed: int) -> RunRecord:
-        env = self.env_spec
-        env_record = EnvRecord(
-            env.id,
-            env.kind,
-            self.protocol.name,
-            env.frame_rate_hz,
-            env.frames_per_step,
-            env.reward_threshold,
-            env.max_episode_steps,
-        )
-        asked = {
-            key: value for key, value in asdict(self.config).items() if key not in ("agent_config", "command", "out", "seeds")
-        }
+        left_out = ("agent_config", "command", "out", "seeds", "resume")
+        asked = {key: value for key, value in asdict(self.config).items() if key not in left_out}
         if self.config.wall_meter is not None:
             asked["wall_meter"] = Path(
                 self.config.wall_meter
@@ -216,7 +383,7 @@ class Group:
         return RunRecord(
             agent=self.config.agent,
             agent_config=self.trainer.agent_config,
-            env=env_record,
+            env=env_record(self.env_spec, self.config.protocol),
             seed=seed,
             group_seeds=list(self.seeds),
             share=1 / len(self.seeds),
@@ -236,42 +403,80 @@ class Group:
             self.folders[event.seed_index].episode(event.score, event.steps, event.wall_s, event.frames)
         elif isinstance(event, Evaluated):
             self._evaluated(event)
+        elif isinstance(event, Checkpoint):
+            self._checkpoint()
+        elif isinstance(event, Diverged):
+            self._diverged(event)
         elif isinstance(event, Ended):
-            for k, folder in enumerate(self.folders):
-                folder.checkpoint(self.trainer.checkpoint_file, partial(self.trainer.save, k))
+            self._save_agents()
             self.meter.lap("io")
             self.meter.stop()  # the last line holds the last reading, and what can only be read when the run is over
             self._write_ledger(event.status, self.trainer.params_sha256())
             self.status = event.status
+            if event.status == FINISHED:
+                self.store.forget_all()
         else:
             self._heartbeat(event)
 
-    def _heartbeat(self, event: Heartbeat) -> None:
-        before = self.lines
+    def _save_agents(self) -> None:
+        """Of a seed that diverged the last good one stays."""
+        for k, folder in enumerate(self.folders):
+            if not self.trainer.books.stopped[k]:
+                folder.checkpoint(self.trainer.checkpoint_file, partial(self.trainer.save, k))
+
+    def _checkpoint(self) -> None:
+        """Where the disk refuses, the training goes on with the checkpoint before: only what does not fit the ledger ends it."""
+        # First: what was spent must never be less than what a checkpoint says was learned from.
+        self._write_ledger(RUNNING, None, tell=False)
+        state, steps = self.trainer.state(), self.counters.steps
+        if state is None:
+            return
+        try:
+            for curves in self.curves:
+                curves.flush()
+            files = {folder.folder.name: folder.sizes() for folder in self.folders}
+            self.store.save(steps, replace(state, plain=state.plain | {"files": files}))
+            self._save_agents()
+            self._good_step = steps
+        except OSError as error:
+            stays = "there is none before it" if self._good_step is None else f"that of step {self._good_step:,} stays"
+            self._notice(f"no checkpoint at step {steps:,}: {error.strerror or error}; {stays}")
+
+    def _diverged(self, event: Diverged) -> None:
+        k, step = event.seed_index, self.counters.steps
+        self.frozen[k] = self.counters.counts(k)
+        good = (
+            "no checkpoint was written before" if self._good_step is None else f"its checkpoint is of step {self._good_step:,}"
+        )
+        self.notes[k].append(f"diverged by step {step:,} (loss {event.loss:g}); {good}")
+        self._notice(f"seed {self.seeds[k]}: {self.notes[k][-1]}")
         self._write_ledger(RUNNING, None)
+
+    def _heartbeat(self, event: Heartbeat) -> None:
+        before, lines = self.latest, self._write_ledger(RUNNING, None)
         for k, curves in enumerate(self.curves):
             if self.scores[k]:
                 curves.over_every_axis("training score", float(np.mean(self.scores[k])), self._axes(k))
             learning = {f"learning/{name}": value[k] for name, value in event.learning.items()}
-            curves.over_steps(live(before[k], self.lines[k]) | learning, self.counters.steps)
+            curves.over_steps(live(before[k], lines[k]) | learning, self.counters.steps)
             curves.flush()
             self.scores[k].clear()
 
     def _evaluated(self, event: Evaluated) -> None:
-        reading = self.meter.read().share(1 / len(self.seeds))
-        energy = total_energy(reading.energy)
-        self.counters.wall_s, self.counters.joules = reading.wall_s, energy.joules
+        lines = self._write_ledger(RUNNING, None)
         for k, (returns, lengths) in enumerate(zip(event.evaluation.returns, event.evaluation.lengths, strict=True)):
-            counts = self.counters.counts(k)
+            if self.trainer.books.stopped[k]:
+                continue
+            counts, line = self.counters.counts(k), lines[k]
             record = EvalRecord(
                 steps=counts.steps,
                 frames=counts.frames,
                 updates=counts.updates,
-                wall_s=reading.wall_s,
-                joules=energy.joules,
-                low_j=energy.low_j,
-                high_j=energy.high_j,
-                flops=self.counters.flops,
+                wall_s=line.wall_s,
+                joules=line.joules,
+                low_j=line.low_j,
+                high_j=line.high_j,
+                flops=line.flops.total,
                 epsilon=event.evaluation.epsilon,
                 returns=returns,
                 lengths=lengths,
@@ -280,49 +485,55 @@ class Group:
             self.eval_scores[k].append(record.mean_return)
             self.curves[k].over_every_axis("evaluation score", record.mean_return, self._axes(k))
             self.curves[k].flush()
-        self._write_ledger(RUNNING, None)
 
     def _axes(self, k: int) -> dict[str, float | None]:
         frames, rate = int(self.counters.frames_by_seed[k]), self.env_spec.frame_rate_hz
         play_s = None if rate is None else frames / rate
         return axes(self.counters.steps, frames, play_s, self.counters.wall_s, self.counters.joules)
 
-    def _write_ledger(self, status: str, shas: list[str] | None) -> MeterReading:
-        """One line for every run; returns one run's share of the reading."""
+    def _write_ledger(self, status: str, shas: list[str] | None, tell: bool = True) -> list[LedgerLine]:
+        """One line for every run, of all that was spent on it by this process and those before."""
         whole = self.meter.read()
         reading = whole.share(1 / len(self.seeds))
-        counters = self.counters
-        counters.wall_s = reading.wall_s
-        counters.joules = total_energy(reading.energy).joules
+        lines = [continued(self.before[k], self._line(k, reading, status, shas)) for k in range(len(self.seeds))]
+        self.counters.wall_s, self.counters.joules = lines[0].wall_s or 0.0, lines[0].joules
         self._tell_notes()
-        self.lines = []  # the latest of each run
-        for k, folder in enumerate(self.folders):
-            counts = counters.counts(k)
-            self.lines.append(
-                LedgerLine(
-                    status=status,
-                    time_utc=now_utc(),
-                    lineage=counts,
-                    consumed=counts,
-                    eval_frames=int(counters.eval_frames[k]),
-                    boot_frames=int(counters.boot_frames[k] + counters.eval_boot_frames[k]),
-                    wall_s=reading.wall_s,
-                    active_s=reading.active_s,
-                    cpu_s=reading.cpu_s,
-                    gpu_allocated_s=reading.gpu_allocated_s,
-                    gpu_busy_s=reading.gpu_busy_s,
-                    energy=reading.energy,
-                    flops=counters.model_flops(),
-                    peak_rss_bytes=reading.peak_rss_bytes,
-                    peak_cuda_bytes=reading.peak_cuda_bytes,
-                    params_sha256=shas[k] if shas else None,
-                    peak_cuda_allocated_bytes=reading.peak_cuda_allocated_bytes,
-                    notes=list(self.meter.notes),
-                )
-            )
-            folder.ledger(self.lines[k])
-        self._report(status, whole)
-        return reading
+        for folder, line in zip(self.folders, lines, strict=True):
+            folder.ledger(line)
+        if tell:
+            self._report(status, whole)
+        self.latest = lines
+        return lines
+
+    def _status(self, k: int, status: str) -> str:
+        return DIVERGED if self.trainer.books.stopped[k] else status
+
+    def _line(self, k: int, reading: MeterReading, status: str, shas: list[str] | None) -> LedgerLine:
+        """What this process spent on one run."""
+        counters, origin, status = self.counters, self.origin, self._status(k, status)
+        counts, first = counters.counts(k), origin.counts(k)
+        flops, flops_before = counters.model_flops(), origin.model_flops()
+        boot = counters.boot_frames + counters.eval_boot_frames - origin.boot_frames - origin.eval_boot_frames
+        return LedgerLine(
+            status=status,
+            time_utc=now_utc(),
+            lineage=self.frozen.get(k, counts),
+            consumed=Counts(*(a - b for a, b in zip(astuple(counts), astuple(first), strict=True))),
+            eval_frames=int(counters.eval_frames[k] - origin.eval_frames[k]),
+            boot_frames=int(boot[k]),
+            wall_s=reading.wall_s,
+            active_s=reading.active_s,
+            cpu_s=reading.cpu_s,
+            gpu_allocated_s=reading.gpu_allocated_s,
+            gpu_busy_s=reading.gpu_busy_s,
+            energy=reading.energy,
+            flops=Flops(*(a - b for a, b in zip(astuple(flops), astuple(flops_before), strict=True))),
+            peak_rss_bytes=reading.peak_rss_bytes,
+            peak_cuda_bytes=reading.peak_cuda_bytes,
+            params_sha256=shas[k] if shas and status != DIVERGED else None,
+            peak_cuda_allocated_bytes=reading.peak_cuda_allocated_bytes,
+            notes=[*self.meter.notes, *self.notes[k]],
+        )
 
     def _tell_notes(self) -> None:
         for note in self.meter.notes:
@@ -332,7 +543,7 @@ class Group:
 
     def _report(self, status: str, whole: MeterReading) -> None:
         counters, seeds = self.counters, len(self.seeds)
-        before_s, before_steps = self._last_report if status == RUNNING else (whole.active_s["setup"], 0)
+        before_s, before_steps = self._last_report if status == RUNNING else (whole.active_s["setup"], self.origin.steps)
         seconds = max(whole.wall_s - before_s, 1e-9)
         games = [score for scores in self.scores for score in scores]
         self.train_score = float(np.mean(games)) if games else self.train_score
@@ -358,6 +569,26 @@ class Group:
             )
         )
         self._last_report = (whole.wall_s, counters.steps)
+
+
+def last_words(folder: Path, record: RunRecord) -> LedgerLine | None:
+    """The last line of a ledger, with what a killed run may have spent after it. None: it was killed before its first."""
+    lines = read_ledger(folder) if (folder / LEDGER_FILE).exists() else []
+    if lines and lines[-1].status == RUNNING:
+        return after_kill(lines, record)
+    return lines[-1] if lines else None
+
+
+def sizes_of(manifest: Manifest, folders: Sequence[Path]) -> dict[str, dict[str, int]]:
+    """How long the files of each run were at a checkpoint. Raises ValueError where it is not of these runs."""
+    files = manifest.plain.get("files")
+    if not isinstance(files, dict) or sorted(files) != sorted(folder.name for folder in folders):
+        raise ValueError(
+            f"its checkpoint is of {', '.join(files or ['nothing'])}, found were {', '.join(f.name for f in folders)}"
+        )
+    if not all(type(size) is int and size >= 0 for sizes in files.values() for size in sizes.values()):
+        raise ValueError("its checkpoint has no sizes of the files")
+    return files
 
 
 def now_utc() -> str:

@@ -1,0 +1,109 @@
+"""Kills trainings with SIGKILL at random moments, continues them, and compares what comes of it with an uninterrupted one."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from runs import schema
+from runs.config import RunConfig
+
+RESEED_STEPS = 60
+"""So that short runs, too, have lanes that were seeded again."""
+
+_forks = multiprocessing.get_context("forkserver")
+_forks.set_forkserver_preload(["runs.train", "torch.utils.tensorboard", "tests.torture"])
+
+
+def work(config: RunConfig, said: Path, own_group: bool) -> None:
+    """A process of its own that trains."""
+    if own_group:
+        os.setsid()
+    with said.open("a", buffering=1) as file:
+        sys.stdout = sys.stderr = file
+        import envs.world
+        from runs import evaluate
+        from runs.train import train
+
+        envs.world.World.reseed_steps = RESEED_STEPS
+        evaluate.MAX_ATARI_LANES = 1
+        train(config)
+
+
+def start(config: RunConfig, said: Path, own_group: bool) -> Any:
+    process = _forks.Process(target=work, args=(config, said, own_group))
+    process.start()
+    return process
+
+
+def result(folder: Path) -> dict[str, Any]:
+    """All that must not depend on interruptions."""
+    line = schema.read_ledger(folder)[-1]
+    episodes = pl.read_csv(folder / schema.MONITOR_FILE, comment_prefix="#").drop("t")
+    evals = [(e.steps, e.frames, e.updates, e.epsilon, e.returns, e.lengths) for e in schema.read_evals(folder)]
+    return {
+        "status": line.status, "lineage": line.lineage, "sha": line.params_sha256, "evals": evals, "episodes": episodes.rows(),
+    }  # fmt: skip
+
+
+def check_books(folder: Path) -> int:
+    """Consumed never falls and is never less than lineage; returns how often lineage went back."""
+    lines = schema.read_ledger(folder)
+    back = 0
+    for before, after in itertools.pairwise(lines):
+        for name in ("frames", "steps", "updates", "episodes"):
+            assert getattr(after.consumed, name) >= getattr(before.consumed, name), name
+            assert getattr(after.consumed, name) >= getattr(after.lineage, name), name
+        assert (after.wall_s, after.joules, after.eval_frames) >= (before.wall_s, before.joules, before.eval_frames)
+        back += after.lineage.steps < before.lineage.steps
+    return back
+
+
+def folders(config: RunConfig) -> list[Path]:
+    return [Path(config.out) / config.env / config.agent / f"seed{seed}" for seed in config.seeds]
+
+
+def torture(config: RunConfig, out: Path, kills: int, seed: int, own_group: bool = False) -> dict[str, int]:
+    """Kill so often, over as many runs as that takes; every run that ends must be the uninterrupted one."""
+    rng, said = random.Random(seed), out / "said"
+    out.mkdir()
+    config = replace(config, out=str(out / "whole"))
+    began = time.monotonic()
+    process = start(config, said, False)
+    process.join(600)
+    assert process.exitcode == 0, said.read_text()
+    whole_s = time.monotonic() - began
+    oracle = [result(folder) for folder in folders(config)]
+    killed = ended = back = in_write = 0
+    while killed < kills:
+        config = replace(config, out=str(out / f"cut{ended}"), resume=True)
+        while True:
+            process = start(config, said, own_group)
+            process.join(rng.uniform(0.02, 0.7 * whole_s) if killed < kills else 600)
+            if process.exitcode is not None:
+                assert process.exitcode == 0, said.read_text()
+                break
+            with contextlib.suppress(ProcessLookupError):
+                (os.killpg if own_group else os.kill)(process.pid, signal.SIGKILL)
+            process.join()
+            killed += process.exitcode == -signal.SIGKILL
+            in_write += bool(list(Path(config.out).rglob("*.tmp")))
+        for folder, expected in zip(folders(config), oracle, strict=True):
+            assert result(folder) == expected, f"{folder} after {killed} kills"
+            back += check_books(folder)
+        ended += 1
+    text = said.read_text()
+    assert "Traceback" not in text, text
+    assert "damaged" not in text, "what a kill leaves is not there yet, and never damaged"
+    return {"kills": killed, "runs": ended, "went back": back, "in a write": in_write}
