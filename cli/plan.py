@@ -84,7 +84,7 @@ def text(
         "GPU-hours": of(forecast.gpu_h, units.hours) if pace.gpus else "none",
         "model FLOPs": of(forecast.flops, units.flops),
         "memory": f"{units.size(pace.memory_bytes)}, {units.size(pace.replay_bytes)} of it the replay",
-        "checkpoint": f"{units.size(pace.checkpoint_bytes)} at the end",
+        "on disk": f"{units.size(pace.checkpoint_bytes)} of agents, and less than {units.size(pace.replay_bytes)} to resume from",
     }
     for name, value in rows.items():
         yield f"  {name:<13} {value}"

@@ -23,7 +23,7 @@ from runs.counters import Counters
 from runs.evaluate import evaluate
 from runs.family import FamilyTrainer
 from runs.prepare import resolve_device
-from runs.schema import LedgerLine, read_ledger, total_energy
+from runs.schema import FINAL_CHECKPOINT, LedgerLine, read_ledger, total_energy
 from runs.train import Group, Stop, lockstep_groups
 
 TRAINING_PHASES = ("act", "learn", "env", "io")
@@ -73,7 +73,7 @@ class Pace:
     update_flops: int
     memory_bytes: int  # of the process, its replay full
     replay_bytes: int
-    checkpoint_bytes: int  # of all seeds
+    checkpoint_bytes: int  # of the agents alone, all seeds; what a resume needs beside them is the replay, compressed
     seconds: float  # that the calibration learned
 
 
@@ -136,7 +136,7 @@ class Trial:
     group: Group
     learner: Learner
     lines: list[LedgerLine]
-    checkpoint_bytes: int  # of all seeds
+    checkpoint_bytes: int  # of the agents alone, all seeds; what a resume needs beside them is the replay, compressed
 
 
 class Limit(Stop):
@@ -171,8 +171,7 @@ def try_out(config: RunConfig, seconds: float, notice: Callable[[str], None]) ->
         stopped.counters = group.counters
         outcomes = group.run()
         assert isinstance(group.trainer, FamilyTrainer)
-        files = [file for one in outcomes for file in (one.folder / "checkpoints").rglob("*") if file.is_file()]
-        size = sum(file.stat().st_size for file in files)
+        size = sum((one.folder / FINAL_CHECKPOINT).stat().st_size for one in outcomes)
         return Trial(group, group.trainer.learner, read_ledger(outcomes[0].folder), size)
 
 

@@ -65,7 +65,7 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
         return stepped(self, *arguments)
 
     monkeypatch.setattr(Books, "stepped", dies)
-    monkeypatch.setattr("runs.train.Group._fail", lambda self: None)
+    monkeypatch.setattr("runs.train.Group._fail", lambda self, status: None)
 
 
 def interrupt_at(step: int, number: int = signal.SIGTERM) -> Callable[[Progress], None]:
