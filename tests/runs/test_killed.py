@@ -26,8 +26,10 @@ from runs.energy import CpuEstimate, NvmlBoard, Rapl, StatedWatts, find_zones
 from runs.energy.processor import VCPU_WATTS
 from runs.killed import close_killed
 from runs.machine import TreeCpu
+from runs.resume import continued
 from runs.schema import Energy, after_kill, has_gone
 from runs.tally import COUNTING, is_counting
+from runs.train import last_words
 from tests.analysis.run_folders import write_run
 from tests.runs.fake_nvml import UUID, Clock, FakeNvml, Load
 from tests.runs.fake_powercap import FakePowercap
@@ -85,6 +87,20 @@ def test_low_and_centre_stay_and_high_grows_by_the_most_that_a_source_can_draw_u
     assert "3.5 s after its last line" in killed.notes[-1]
     assert after_kill(lines[:2], record).energy["gpu_board"].high_j == 120.0 + HEARTBEAT_S * 700.0
     assert after_kill(lines[:1], record).energy["gpu_board"].high_j == 120.0 + HEARTBEAT_S * 700.0
+
+
+def test_a_continued_run_keeps_what_the_killed_process_may_have_spent(tmp_path: Path) -> None:
+    """Each part's high end adds up: 20 + 2 s x 30 W of the process that was killed, 7 of the one that goes on."""
+    folder = write_run(tmp_path / "a", run_config={"heartbeat_s": HEARTBEAT_S})
+    spent = {"cpu_package": Energy(10.0, 5.0, 20.0, "estimated", most_w=30.0)}
+    running = replace(LINE, status="running", energy=spent)
+    (folder / schema.LEDGER_FILE).write_text(schema.seal(running))
+    before = last_words(folder, schema.read_run(folder))
+    now = replace(LINE, energy={"cpu_package": Energy(6.0, 4.0, 7.0, "estimated", most_w=50.0)})
+    energy = continued(before, now).energy["cpu_package"]
+    assert energy == Energy(16.0, 9.0, 87.0, "estimated", most_w=50.0), "a second kill is bounded by what this process can draw"
+    (folder / schema.LEDGER_FILE).write_text(schema.seal(replace(running, status="interrupted")))
+    assert last_words(folder, schema.read_run(folder)) == replace(running, status="interrupted"), "it wrote its end itself"
 
 
 def test_where_the_most_was_not_written_the_note_says_that_nothing_bounds_it(record: schema.RunRecord) -> None:
