@@ -7,6 +7,7 @@ BIN := .venv/bin
 demo: .venv/core
 	$(BIN)/playmeter demo
 
+# Two processes, a thread each: two threads of torch beside another busy process would wait for each other most of the time.
 # Two tools are no Python packages. Where one is missing, the tests that need it are left out and the output says so; CI has both.
 test: .venv/dev
 	@without=""; \
@@ -14,7 +15,7 @@ test: .venv/dev
 		echo "NOT TESTED: the report in a browser (Debian: apt install chromium chromium-driver)"; without="not browser"; fi; \
 	if ! command -v c++ >/dev/null; then \
 		echo "NOT TESTED: the compiled update (Debian: apt install g++)"; without="$${without:+$$without and }not compiler"; fi; \
-	$(BIN)/python -m pytest -m "$$without"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "$$without"
 
 # The same energy counter read by codecarbon and zeus: some thirty more packages.
 crosscheck: .venv/dev
