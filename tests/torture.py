@@ -18,6 +18,7 @@ import polars as pl
 
 from runs import schema
 from runs.config import RunConfig
+from runs.resume import candidates
 
 RESEED_STEPS = 60
 """So that short runs, too, have lanes that were seeded again."""
@@ -73,7 +74,8 @@ def check_books(folder: Path) -> int:
 
 
 def folders(config: RunConfig) -> list[Path]:
-    return [Path(config.out) / config.env / config.agent / f"seed{seed}" for seed in config.seeds]
+    """Where a seed was killed before the folder of the next one was made, both began again in new ones."""
+    return [candidates(Path(config.out) / config.env / config.agent, seed)[0] for seed in config.seeds]
 
 
 def torture(

@@ -30,7 +30,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "iqn on Acrobot, 2 seeds of 2": {"agent": "iqn", "env": "Acrobot-v1", "agent_config": IQN, "seeds": (0, 1)},
     "qrdqn on MountainCar, 2 seeds": {"agent": "qrdqn", "env": "MountainCar-v0", "agent_config": QR, "seeds": (4, 2)},
     "qrdqn on LunarLander": {"agent": "qrdqn", "env": "LunarLander-v3", "agent_config": QR},
-    "dqn on MinAtar Seaquest, 2 seeds": {"env": "MinAtar/Seaquest-v1", "agent_config": MINATAR, "seeds": (0, 1)},
+    "dqn on MinAtar Asterix, 2 seeds": {"env": "MinAtar/Asterix-v1", "agent_config": MINATAR, "seeds": (0, 1)},
     "der on Breakout": {"agent": "der", "env": "ALE/Breakout-v5", "agent_config": ATARI, "budget": "150-steps"},
     "der on Pong with sticky actions": {
         "agent": "der", "env": "ALE/Pong-v5", "agent_config": ATARI, "budget": "150-steps", "protocol": "sticky",
