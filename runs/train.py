@@ -220,6 +220,7 @@ class Group:
         self.frozen: dict[int, Counts] = {}  # lineage of the seeds that diverged
         self.notes: list[list[str]] = [[] for _ in seeds]
         self._good_step: int | None = None  # of the latest checkpoint
+        self._refusal = ""  # what the disk said to the latest
         try:
             if earlier is not None:
                 self._lock(earlier.folders)
@@ -440,7 +441,10 @@ class Group:
             self._good_step = steps
         except OSError as error:
             stays = "there is none before it" if self._good_step is None else f"that of step {self._good_step:,} stays"
-            self._notice(f"no checkpoint at step {steps:,}: {error.strerror or error}; {stays}")
+            reason = f"{error.strerror or error}; {stays}"
+            if reason != self._refusal:  # said once
+                self._notice(f"no checkpoint at step {steps:,}: {reason}")
+            self._refusal = reason
 
     def _diverged(self, event: Diverged) -> None:
         k, step = event.seed_index, self.counters.steps

@@ -204,3 +204,33 @@ def test_help_is_fast() -> None:
     started = time.monotonic()
     subprocess.run([sys.executable, "-m", "playmeter", "--help"], cwd=ROOT, check=True, capture_output=True)
     assert time.monotonic() - started < 2, "0.04 s on a quiet machine: nothing heavy is imported"
+
+
+def test_sigterm_writes_a_checkpoint_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    """Exit code 75; meanwhile nobody else works on the run; settings that differ are refused."""
+    asked = ["train", "dqn", "CartPole-v1", "--budget", "3k-steps", "--resume", *TINY]
+    command = [sys.executable, "-m", "playmeter", *asked]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    folder = tmp_path / "results/CartPole-v1/dqn/seed0"
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not (folder / schema.LEDGER_FILE).exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGSTOP)  # so that it is there whatever the machine does meanwhile
+    second = playmeter(*asked, cwd=tmp_path)
+    assert (second.returncode, len(second.stderr.splitlines())) == (2, 1)
+    assert f"in use by process {process.pid} on " in second.stderr
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGCONT)
+    output, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (75, ""), output
+    assert "nothing to continue for seed 0: starting" in output
+    other = playmeter(*asked, "--agent.gamma", "0.9", cwd=tmp_path)
+    assert (other.returncode, "agent.gamma: 0.99, not 0.9" in other.stderr) == (2, True)
+    done = playmeter(*asked, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "continuing at step" in done.stdout
+    assert schema.read_ledger(folder)[-1].lineage.steps == 3000
