@@ -14,6 +14,7 @@ from agents.noise import EVAL_STREAM, generator
 from envs import World, lane_seeds, make
 from runs.counters import Ints
 
+MOST_GAME_STEPS = 27_000  # where a task has no time limit (MinAtar): as on Atari, half an hour at 15 decisions a second
 MAX_ATARI_LANES = 10  # emulators per seed: each costs memory and the time to load a game
 
 
@@ -55,7 +56,8 @@ def evaluate(
     Yields what is played so far after every step when ``due()``, for a ledger that goes on while many games are played.
 
     Every lane plays a fixed number of games, so that short games are not counted more often than long ones. The games of
-    evaluation ``index`` follow from the seed and the index alone.
+    evaluation ``index`` follow from the seed and the index alone. A game without a time limit, which a policy may never end, counts
+    with the score that it has after ``MOST_GAME_STEPS``.
     """
     seeds = player.seeds
     lanes = episodes if not env_id.startswith("ALE/") else min(episodes, MAX_ATARI_LANES)
@@ -109,7 +111,7 @@ def _play(
         obs, reward, terminated, truncated, _ = world.step(action)
         score += reward
         length += 1
-        done = terminated | truncated
+        done = terminated | truncated | (length >= MOST_GAME_STEPS)
         for lane in np.flatnonzero(done):
             if played[lane] < quota[lane]:
                 returns[lane // lanes].append(float(score[lane]))

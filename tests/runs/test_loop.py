@@ -122,6 +122,17 @@ def test_an_evaluation_plays_the_same_number_of_games_in_every_lane_and_changes_
     assert (learner.steps, len(learner.replay)) == (0, 0)
 
 
+def test_a_game_that_a_policy_never_ends_counts_as_far_as_it_got(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A greedy policy may sit at the surface in MinAtar's Seaquest for ever; an evaluation has to come to its end."""
+    monkeypatch.setattr("runs.evaluate.MOST_GAME_STEPS", 6)
+    world = make("CartPole-v1", 1, [0])
+    learner = Learner(CLASSIC, replay_layout(CLASSIC, world, (5,), parse_budget("100-steps")), 2, (5,))
+    evaluation = played(evaluate(learner, "CartPole-v1", "control", 4, 1))
+    assert evaluation.lengths == [[6] * 4], "no game of CartPole is over so soon"
+    assert evaluation.returns == [[6.0] * 4]
+    assert evaluation.frames.tolist() == [24]
+
+
 @pytest.mark.parametrize("agent", ["dqn", "sb3:dqn"])
 def test_a_long_evaluation_has_heartbeats_with_what_is_played_so_far(agent: str, tmp_path: Path) -> None:
     """A kill in an evaluation of minutes loses one heartbeat of it, not all."""
