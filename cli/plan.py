@@ -45,12 +45,13 @@ def plan_command(argv: Sequence[str]) -> int:
     assert isinstance(asked, Plan)
     config = asked_config(asked, settings, options, ("playmeter", "plan", *argv))
     at = Rates(asked.country, asked.price_usd_per_kwh)
-    costs(None, at)  # an unknown country is said before the seconds are spent
+    grid_intensity(at.country)  # an unknown country is said before the seconds are spent
+    more = [with_seeds(config, seeds) for seeds in asked.try_seeds]
     target = file_or_dash(asked.json)
     notice = (lambda text: None) if target == "-" else print
     notice(f"trying {config.agent} on {config.env} for {asked.seconds:g} s ...")
     pace, forecast = plan(config, asked.seconds, notice)
-    others = [plan(with_seeds(config, n), asked.seconds, notice) for n in asked.try_seeds]
+    others = [plan(one, asked.seconds, notice) for one in more]
     if target is not None:
         write(target, as_json(config, pace, forecast, others, at))
     if target != "-":

@@ -101,7 +101,7 @@ def test_an_agent_learns_exactly_what_the_library_alone_would(agent: str, tmp_pa
 
 
 def test_a_run_folder_is_as_ours(tmp_path: Path) -> None:
-    outcomes = train(config(tmp_path, "sb3:dqn", seeds=(3, 4)))
+    outcomes = train(config(tmp_path, "sb3:dqn", seeds=(3, 4), heartbeat_s=0.02))
     assert [o.folder for o in outcomes] == [tmp_path / "CartPole-v1/sb3-dqn/seed3", tmp_path / "CartPole-v1/sb3-dqn/seed4"]
     for outcome in outcomes:
         record, lines = schema.read_run(outcome.folder), schema.read_ledger(outcome.folder)

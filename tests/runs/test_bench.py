@@ -1,0 +1,123 @@
+"""The timing of this machine: what it reads of a ledger, that peers run in turns, and the peer itself."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import playmeter
+from runs import bench
+from runs.bench import CASES, Case, Machine
+from runs.config import RunConfig
+from runs.schema import Counts, Flops
+from tests.runs.test_plan import line
+
+MACHINE = Machine(threads=2, matmul_gflops_per_s=100.0, copy_gb_per_s=10.0, env_frames_per_s={"CartPole-v1 x 1": 5_000.0})
+CONFIG = RunConfig("dqn", "CartPole-v1", CASES[0].config, (0, 1), device="cpu")
+
+
+def tried(monkeypatch: pytest.MonkeyPatch, lines: list[Any]) -> dict[str, Any]:
+    monkeypatch.setattr(bench, "try_out", lambda *_: SimpleNamespace(lines=lines))
+    return bench.ours(CONFIG, 1.0)
+
+
+def test_rates_are_those_between_the_first_update_and_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """400 steps and 100 updates of each of two seeds in 4 s of learning and 1 s of acting; set-up and evaluation do not count."""
+    before, first = line(0, 0, 0.0), line(100, 1, 2.0, act_s=0.5)
+    last = line(500, 101, 6.0, act_s=1.5)
+    last = replace(last, flops=Flops(act=10**9, update=9 * 10**9), lineage=Counts(500, 500, 101))
+    found = tried(monkeypatch, [before, first, last])
+    assert found["steps_per_s"] == pytest.approx(2 * 400 / 5)
+    assert found["updates_per_s"] == pytest.approx(2 * 100 / 5)
+    assert (found["update_ms"], found["act_ms"]) == (pytest.approx(40.0), pytest.approx(2.5))
+    assert found["phases"] == {"act": pytest.approx(0.2), "learn": pytest.approx(0.8), "env": 0.0, "io": 0.0}
+    assert found["gflops_per_s"] == pytest.approx(2 * 10 / 5)
+
+
+def test_where_acting_is_in_the_same_call_neither_has_a_latency_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = tried(monkeypatch, [line(100, 1, 2.0), line(500, 401, 6.0)])
+    assert (found["update_ms"], found["act_ms"]) == (None, None)
+
+
+def test_a_case_and_its_peer_run_in_turns_and_ratios_are_taken_pair_by_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Medians of (200, 300, 600) and (100, 50, 200): 300 and 100; of the ratios 2, 6 and 3: 3, which is not 300 / 100 by luck alone."""
+    order: list[str] = []
+    rates, others = iter([1.0, 200.0, 300.0, 600.0]), iter([100.0, 50.0, 200.0])
+
+    def ours(config: RunConfig, seconds: float) -> dict[str, Any]:
+        order.append("ours")
+        rate = next(rates)
+        return {
+            "steps_per_s": rate,
+            "updates_per_s": rate / 4,
+            "update_ms": 1.0,
+            "act_ms": 1.0,
+            "phases": {},
+            "gflops_per_s": 25.0,
+        }
+
+    def peer(*_: Any) -> float:
+        order.append("peer")
+        return next(others)
+
+    monkeypatch.setattr(bench, "ours", ours)
+    monkeypatch.setattr(bench, "peer", peer)
+    found = bench.speed(CASES[0], MACHINE, 3, 1.0, "cpu", 2)
+    assert order == ["ours", "ours", "peer", "ours", "peer", "ours", "peer"], "the first fills the compiler's cache"
+    assert (found.steps_per_s, found.steps_per_s_range) == (300, (200, 600))
+    assert (found.ratio, found.ratio_range, found.peer_steps_per_s) == (3, (2, 6), 100)
+    assert found.updates_per_s == 75, "of the repeat in the middle"
+    assert found.matmul_share == 0.25
+
+
+def test_the_peer_does_the_same_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its updates are as many as ours would be, counted in the library's own optimiser."""
+    import torch
+
+    steps = 0
+    step = torch.optim.Adam.step
+
+    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", counted)
+    case = Case("tiny", "dqn", "CartPole-v1", 1, replace(bench.PEER, hidden=(8,), batch_size=4, replay_ratio=0.5), "MlpPolicy")
+    rate = bench.peer(case, 0.2, "cpu", 1)
+    assert rate > 10
+    learned = steps / 0.5  # steps since learning began: 100 of the warm-up, then what was timed
+    assert 100 + 0.5 * 0.2 * rate < learned < 110 + 1.5 * 0.2 * rate + 20
+
+
+def test_the_command_shows_and_writes_what_was_timed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fixed = {"steps_per_s": 1234.0, "updates_per_s": 1234.0, "update_ms": None, "act_ms": None, "phases": {"learn": 0.9, "io": 0.1},
+             "gflops_per_s": 50.0}  # fmt: skip
+    monkeypatch.setattr(bench, "machine", lambda *_: MACHINE)
+    monkeypatch.setattr(bench, "ours", lambda *_: fixed)
+    monkeypatch.setattr(bench, "peer", lambda *_: 617.0)
+    target = tmp_path / "bench.json"
+    assert playmeter.main(["bench", "--only", "cartpole-1", "rainbow-1", "--json", str(target)]) == 0
+    text = capsys.readouterr().out
+    for part in ("100 GFLOP/s", "cartpole-1", "1,234", "one call", "50%", "2.00 (2.00–2.00)", "learn 90%, io 10%"):
+        assert part in text
+    content = json.loads(target.read_text())
+    assert [(case["case"], case["ratio"]) for case in content["cases"]] == [("cartpole-1", 2.0), ("rainbow-1", None)]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(["--only", "cartpole"], "cartpole-1"), (["--repeats", "0"], "--repeats"), (["--seconds", "0"], "--seconds")],
+)
+def test_bad_input_is_one_line(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert playmeter.main(["bench", *words]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
