@@ -27,7 +27,7 @@ from runs.schema import FINAL_CHECKPOINT, LedgerLine, read_ledger, total_energy
 from runs.train import Group, Stop, lockstep_groups
 
 TRAINING_PHASES = ("act", "learn", "env", "io")
-HEARTBEAT_S = 0.2
+HEARTBEAT_S = 1.0  # shorter ones wait for the disk so often that the forecast is a fifth too slow
 WARM_UP_STEPS = 400  # at most: enough to time a step without learning
 LEAST_SPREAD = 0.1  # of the pace: what an hour on a shared machine may differ from these seconds
 LEAST_GAMES = 10
