@@ -23,7 +23,7 @@ from runs.counters import Counters
 from runs.evaluate import evaluate
 from runs.family import FamilyTrainer
 from runs.prepare import resolve_device
-from runs.schema import FINAL_CHECKPOINT, LedgerLine, read_ledger, total_energy
+from runs.schema import FINAL_CHECKPOINT, RUNNING, LedgerLine, read_ledger, total_energy
 from runs.train import Group, Stop, lockstep_groups
 
 TRAINING_PHASES = ("act", "learn", "env", "io")
@@ -135,7 +135,7 @@ class Trial:
 
     group: Group
     learner: Learner
-    lines: list[LedgerLine]
+    lines: list[LedgerLine]  # up to the stop: without the checkpoint that it writes
     checkpoint_bytes: int  # of the agents alone, all seeds; what a resume needs beside them is the replay, compressed
 
 
@@ -172,7 +172,8 @@ def try_out(config: RunConfig, seconds: float, notice: Callable[[str], None]) ->
         outcomes = group.run()
         assert isinstance(group.trainer, FamilyTrainer)
         size = sum((one.folder / FINAL_CHECKPOINT).stat().st_size for one in outcomes)
-        return Trial(group, group.trainer.learner, read_ledger(outcomes[0].folder), size)
+        lines = [line for line in read_ledger(outcomes[0].folder) if line.status == RUNNING]
+        return Trial(group, group.trainer.learner, lines, size)
 
 
 def calibrate(config: RunConfig, seconds: float, notice: Callable[[str], None]) -> Pace:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import playmeter
 from agents.config import AgentConfig
 from runs.budget import parse_budget
+from runs.checkpoint import Manifest, Store
 from runs.config import RunConfig
-from runs.plan import Forecast, Job, Pace, Range, forecast, game_steps, learning_pace, plan, power, warm_up_pace
+from runs.plan import Forecast, Job, Pace, Range, forecast, game_steps, learning_pace, plan, power, try_out, warm_up_pace
 from runs.schema import Counts, Energy, Flops, LedgerLine, read_ledger
 from runs.train import train
 
@@ -124,6 +127,20 @@ def test_what_is_counted_is_forecast_exactly(tmp_path: Path) -> None:
     sizes = [(one.folder / "checkpoints/final.pt").stat().st_size for one in outcomes]
     assert pace.checkpoint_bytes == pytest.approx(sum(sizes), rel=0.02)
     assert 0.1 * (last.wall_s or 0) < found.wall_s.value < 10 * (last.wall_s or 0), "not another unit"
+
+
+def test_the_checkpoint_at_a_trials_end_is_no_part_of_its_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stopped training writes one, which takes seconds where the agent is large."""
+    save = Store.save
+
+    def slow(self: Store, *args: Any) -> Manifest:
+        time.sleep(2)
+        return save(self, *args)
+
+    monkeypatch.setattr(Store, "save", slow)
+    trial = try_out(CONFIG, 1.0, lambda text: None)
+    assert trial.lines[-1].lineage.updates, "it learned"
+    assert trial.lines[-1].active_s["io"] < 2
 
 
 def test_the_command_prints_and_writes_what_it_found(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
