@@ -91,7 +91,7 @@ def text(
         yield f"  {name:<13} {value}"
     yield ""
     speed = pace.seeds / pace.learning_step_s.value
-    yield f"  {units.count(speed)} steps/s in sum while it learns, setting up takes {units.duration(pace.setup_s)}; the ranges are the fastest and"
+    yield f"  {units.count(speed)} steps/s in sum while it learns, setting up takes {units.duration(pace.setup_s.value)}; the ranges are the fastest and"
     yield f"  slowest tenth of {pace.seconds:g} s of trying, and what evaluations may take, whose games nobody knows yet."
     if others:
         yield from seeds_side_by_side([(pace, forecast), *others])

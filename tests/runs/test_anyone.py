@@ -46,8 +46,9 @@ def last(meter_folder: Path) -> schema.LedgerLine:
 
 
 def play(env: Any, steps: int) -> list[tuple[float, int]]:
-    """Random play; returns (score, steps) of each game that ended, summed here by hand."""
+    """Random play, the same at every call; returns (score, steps) of each game that ended, summed here by hand."""
     env.reset(seed=0)
+    env.action_space.seed(0)
     ended, score, length = [], 0.0, 0
     for _ in range(steps):
         _, reward, terminated, truncated, _ = env.step(env.action_space.sample())

@@ -25,7 +25,7 @@ def exactly(value: float) -> Range:
 
 
 PACE = Pace(
-    seeds=2, setup_s=30.0, warm_up_step_s=0.01, learning_step_s=Range(0.1, 0.08, 0.2), eval_setup_s=1.0, eval_observation_s=0.002,
+    seeds=2, setup_s=Range(30.0, 25.0, 40.0), warm_up_step_s=0.01, learning_step_s=Range(0.1, 0.08, 0.2), eval_setup_s=1.0, eval_observation_s=0.002,
     game_steps=Range(50.0, 10.0, 100.0), frames_per_step=4.0, eval_frames_per_observation=3.0, watts=Range(100.0, 50.0, 200.0),
     energy_method="estimated", gpus=1.0, forward_flops=7, update_flops=1_000, memory_bytes=1, replay_bytes=1, checkpoint_bytes=1,
     seconds=10.0,
@@ -34,12 +34,12 @@ JOB = Job(parse_budget("1000-steps"), 60.0, warm_up_steps=200, replay_ratio=0.25
 
 
 def test_the_arithmetic_by_hand() -> None:
-    """200 steps at 0.01 s, 800 at 0.1; 3 evaluations of 5 games of 50 steps at 0.002 s and 1 s each; 30 s before all that."""
+    """200 steps at 0.01 s, 800 at 0.1; 3 evaluations of 5 games of 50 steps at 0.002 s and 1 s each; 30 s (25 to 40) before all that."""
     found = forecast(PACE, JOB)
     assert found.steps == 1_000
     assert found.wall_s.value == pytest.approx(30 + 2 + 80 + 3 * (1 + 5 * 50 * 0.002))
-    assert found.wall_s.low == pytest.approx(30 + 2 + 64 + 3 * (1 + 5 * 10 * 0.002))
-    assert found.wall_s.high == pytest.approx(30 + 2 + 160 + 3 * (1 + 5 * 100 * 0.002))
+    assert found.wall_s.low == pytest.approx(25 + 2 + 64 + 3 * (1 + 5 * 10 * 0.002))
+    assert found.wall_s.high == pytest.approx(40 + 2 + 160 + 3 * (1 + 5 * 100 * 0.002))
     assert found.frames == 2 * 4_000, "two seeds"
     assert found.play_s == pytest.approx(8_000 / 60)
     assert found.eval_frames.value == pytest.approx(2 * 3 * 5 * 50 * 3)

@@ -81,7 +81,9 @@ def main() -> None:
         if asked.what == "run":
             run(suite, folder, asked.only or "", asked.threads)
         elif asked.what == "summarise" and folder.is_dir():
-            (SUMMARIES / f"{suite}.json").write_text(json.dumps(small(write_report([folder], None, None)), indent=1) + "\n")
+            path = SUMMARIES / f"{suite}.json"
+            before = json.loads(path.read_text()) if path.exists() else {}
+            path.write_text(json.dumps(merged(before, small(write_report([folder], None, None))), indent=1) + "\n")
     if asked.what == "tables":
         PAGE.write_text(with_tables(PAGE.read_text()))
 
@@ -99,11 +101,32 @@ def finished(job: Job, folder: Path) -> bool:
 
 
 def small(summary: dict[str, Any]) -> dict[str, Any]:
-    """The summary without its runs: what differs between them is in the comparisons' per_seed."""
-    machines = {json.dumps([run["machine"], run["versions"], run["git_commit"]], sort_keys=True) for run in summary["runs"]}
-    shas = {run["id"]: run["params_sha256"] for run in summary["runs"]}
-    kept = {key: value for key, value in summary.items() if key != "runs"}
-    return kept | {"machines": [json.loads(text) for text in sorted(machines)], "params_sha256": shas}
+    """What of a summary does not speak of the reader's machine or of all runs together, and only of finished comparisons."""
+    done = [comparison for comparison in summary["comparisons"] if comparison["finished"]]
+    of_done = {run_id for comparison in done for run_id in comparison["runs"]}
+    runs = [run for run in summary["runs"] if run["id"] in of_done]
+    return {
+        "schema": summary["schema"],
+        "generated_utc": summary["generated_utc"],
+        "comparisons": done,
+        "machines": distinct([{key: run[key] for key in ("machine", "versions", "git_commit")} for run in runs]),
+        "params_sha256": {run["id"]: run["params_sha256"] for run in runs},
+    }
+
+
+def merged(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """The new summary with the old one's comparisons that it lacks: a suite takes longer than a sitting."""
+    again = {comparison["id"] for comparison in now["comparisons"]}
+    kept = [comparison for comparison in before.get("comparisons", []) if comparison["id"] not in again]
+    return now | {
+        "comparisons": sorted(kept + now["comparisons"], key=lambda comparison: str(comparison["id"])),
+        "machines": distinct(before.get("machines", []) + now["machines"]),
+        "params_sha256": dict(sorted((before.get("params_sha256", {}) | now["params_sha256"]).items())),
+    }
+
+
+def distinct(records: list[Any]) -> list[Any]:
+    return [json.loads(text) for text in sorted({json.dumps(record, sort_keys=True) for record in records})]
 
 
 def with_tables(page: str) -> str:
