@@ -89,13 +89,13 @@ class CountFrames(gymnasium.Wrapper[Any, Any, Any, Any]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         result = self.env.reset(seed=seed, options=options)
         self._score, self._length, self._from = 0.0, 0, self.frames  # an episode that is given up has no line
-        self._book(steps=0)
+        self._book(0)
         return result
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         result = self.env.step(action)
         _, reward, terminated, truncated, _ = result
-        self._book(steps=1)
+        self._book(1)
         self._score += float(reward)
         self._length += 1
         if terminated or truncated:

@@ -24,6 +24,7 @@ COUNTING = "counting"
 _NUMBERS, _EVENTS, _WRITER = ".numbers", ".events", "writer"
 _SLOTS = ("frames", "steps", "reported_steps", "updates", "episodes", "eval_frames", "eval_steps", "untold_frames")
 _SLOT = {name: slot for slot, name in enumerate(_SLOTS)}
+_FRAMES, _STEPS = _SLOT["frames"], _SLOT["steps"]
 _FORMAT = f"{len(_SLOTS)}q"
 _NEVER = -1  # nobody counted this
 
@@ -49,11 +50,11 @@ class Tally:
         with path.with_suffix(_NUMBERS).open("w+b") as file:
             file.write(struct.pack(_FORMAT, *[_NEVER] * len(_SLOTS)))
             file.flush()
-            self._numbers = memoryview(mmap.mmap(file.fileno(), 0)).cast("q")
+            self.numbers = memoryview(mmap.mmap(file.fileno(), 0)).cast("q")  # by slot: a store survives this process
         self._events = path.with_suffix(_EVENTS).open("ab", buffering=0)
 
     def add(self, name: str, number: int) -> None:
-        numbers, slot = self._numbers, _SLOT[name]
+        numbers, slot = self.numbers, _SLOT[name]
         before = numbers[slot]
         numbers[slot] = number if before == _NEVER else before + number
 
@@ -66,19 +67,22 @@ class TrainingPlay:
     """Books what a wrapped environment plays: an ``envs.counting.Listener``."""
 
     def __init__(self, tally: Tally) -> None:
-        self._tally = tally
-        self._counts_episodes = False
+        self._tally, self._numbers = tally, tally.numbers
+        self._counts = False
 
     def played(self, frames: int | None, steps: int) -> None:
+        if frames is not None and self._counts:  # nearly always, and once a step of somebody else's training: no detours
+            self._numbers[_FRAMES] += frames
+            self._numbers[_STEPS] += steps
+            return
         add = self._tally.add
         if frames is None:
             add("untold_frames", 1)
         else:
             add("frames", frames)
+            self._counts = True
         add("steps", steps)
-        if not self._counts_episodes:  # from the first step on "none" is known
-            add("episodes", 0)
-            self._counts_episodes = True
+        add("episodes", 0)  # from the first step on "none" is known
 
     def episode(self, score: float, steps: int, frames: int | None) -> None:
         self._tally.add("episodes", 1)
