@@ -130,6 +130,20 @@ class Linear(nn.Linear):
         return nn.functional.linear(x, weight, self.bias + self.bias_sigma * of_outputs)
 
 
+class PatchConv2d(nn.Conv2d):
+    """A convolution without padding as one matrix product over its patches.
+
+    For small images it is as fast, and under vmap much faster: S products become one batched product, S convolutions a grouped one.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, outputs, H', W']."""
+        (height, width), stride = self.kernel_size, self.stride
+        patches = x.unfold(2, height, stride[0]).unfold(3, width, stride[1])  # [B, C, H', W', h, w], a view
+        rows = patches.movedim(1, 3).flatten(3)  # [B, H', W', C h w]
+        return nn.functional.linear(rows, self.weight.flatten(1), self.bias).movedim(-1, 1)
+
+
 def _convolutions(config: AgentConfig, obs_shape: tuple[int, ...]) -> list[nn.Conv2d]:
     encoder = config.encoder
     if encoder == "mlp":
@@ -139,7 +153,7 @@ def _convolutions(config: AgentConfig, obs_shape: tuple[int, ...]) -> list[nn.Co
         raise ConfigError(f"{what} needs image observations, this environment gives {obs_shape}: use an agent with encoder mlp")
     channels = obs_shape[0]
     if encoder == "minatar":  # Young and Tian 2019
-        return [nn.Conv2d(channels, 16, 3)]
+        return [PatchConv2d(channels, 16, 3)]
     if min(obs_shape[1:]) < 36:
         raise ConfigError(
             f"agent.encoder {encoder} needs at least 36 x 36 pixels, this environment gives {obs_shape}: use minatar"

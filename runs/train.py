@@ -29,7 +29,7 @@ from runs.lock import RunLock
 from runs.loop import Checkpoint, Diverged, Ended, Episode, Evaluated, Event, Heartbeat, Trainer
 from runs.machine import describe_device, describe_machine, git_commit, versions
 from runs.meter import Meter, MeterReading
-from runs.prepare import Job, check_numbers, resolve_device
+from runs.prepare import LOCKSTEP_ENCODERS, Job, check_numbers, resolve_device
 from runs.resume import Earlier, continued, find
 from runs.schema import (
     DIVERGED,
@@ -90,7 +90,7 @@ def train(
 ) -> list[Outcome]:
     """Run every seed of ``config`` and return what became of each.
 
-    Seeds train in lockstep in one process. One after another train convolutions on a CPU, where lockstep gains nothing, and
+    Seeds train in lockstep in one process. One after another train large convolutions on a CPU, where lockstep gains nothing, and
     stable-baselines3's agents, whose random numbers come from global generators. Ctrl-C, SIGTERM and SIGUSR1 end the run cleanly, with a checkpoint and status
     ``interrupted``.
 
@@ -122,7 +122,7 @@ def train(
 def lockstep_groups(config: RunConfig, device: torch.device) -> list[tuple[int, ...]]:
     """The seeds that train side by side, group after group."""
     agent = config.agent_config
-    lockstep = isinstance(agent, AgentConfig) and (agent.encoder == "mlp" or device.type != "cpu")
+    lockstep = isinstance(agent, AgentConfig) and (agent.encoder in LOCKSTEP_ENCODERS or device.type != "cpu")
     return [config.seeds] if lockstep else [(seed,) for seed in config.seeds]
 
 

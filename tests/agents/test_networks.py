@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from agents.config import AgentConfig, ConfigError
-from agents.networks import QNetwork, flat_network
+from agents.networks import PatchConv2d, QNetwork, flat_network
 
 
 def shapes(config: AgentConfig, obs_shape: tuple[int, ...], actions: int) -> list[tuple[int, ...]]:
@@ -38,6 +38,18 @@ def test_dueling_has_two_streams_and_joins_them_with_the_mean_advantage() -> Non
         for a in range(4):
             expected = value[b, 0] + advantage[b, a] - advantage[b].sum() / 4
             assert net(obs)[b, a, 0].item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [((3, 3), (1, 1)), ((2, 4), (3, 2)), ((5, 5), (5, 5))])
+def test_a_convolution_over_patches_is_torchs_convolution(kernel: tuple[int, int], stride: tuple[int, int]) -> None:
+    ours = PatchConv2d(3, 5, kernel, stride)
+    obs = torch.randn(2, 3, 11, 10, requires_grad=True)
+    expected = torch.nn.functional.conv2d(obs, ours.weight, ours.bias, stride)
+    torch.testing.assert_close(ours(obs), expected, rtol=1e-4, atol=1e-5)
+    weights = torch.randn_like(expected)
+    wanted = torch.autograd.grad((expected * weights).sum(), [obs, ours.weight, ours.bias])
+    found = torch.autograd.grad((ours(obs) * weights).sum(), [obs, ours.weight, ours.bias])
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_nature_divides_pixels_by_255() -> None:
