@@ -81,36 +81,48 @@ class CountFrames(gymnasium.Wrapper[Any, Any, Any, Any]):
     def __init__(self, env: gymnasium.Env[Any, Any], listener: Listener | None = None) -> None:
         refuse_to_count_twice(env)
         super().__init__(env)
-        self.frames = self.steps = self.episodes = 0
+        self.steps = self.episodes = 0
         self._emulator = EmulatorCounter(env.unwrapped) if is_emulator(env.unwrapped) else None
+        self._emulated = 0  # frames of the emulator that are booked
         self._listener = listener
-        self._score, self._length, self._from = 0.0, 0, 0
+        self._score, self._first_step, self._first_frame = 0.0, 0, 0  # of this episode
+
+    @property
+    def frames(self) -> int:
+        return self.steps if self._emulator is None else self._emulated
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         result = self.env.reset(seed=seed, options=options)
-        self._score, self._length, self._from = 0.0, 0, self.frames  # an episode that is given up has no line
-        self._book(0)
+        self._begin_episode()  # one that is given up has no line
+        if self._emulator is not None:
+            self._read(self._emulator, 0)
+        elif self._listener is not None:
+            self._listener.played(0, 0)
         return result
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        # Once a step of somebody else's training: as little as can be.
         result = self.env.step(action)
-        _, reward, terminated, truncated, _ = result
-        self._book(1)
-        self._score += float(reward)
-        self._length += 1
-        if terminated or truncated:
+        self.steps += 1
+        self._score += float(result[1])
+        if self._emulator is not None:
+            self._read(self._emulator, 1)
+        elif self._listener is not None:
+            self._listener.played(1, 1)
+        if result[2] or result[3]:
             self.episodes += 1
             if self._listener is not None:
-                self._listener.episode(self._score, self._length, self.frames - self._from)
-            self._score, self._length, self._from = 0.0, 0, self.frames
+                self._listener.episode(self._score, self.steps - self._first_step, self.frames - self._first_frame)
+            self._begin_episode()
         return result
 
-    def _book(self, steps: int) -> None:
-        before, emulator = self.frames, self._emulator
-        self.frames = before + steps if emulator is None else emulator.frames
-        self.steps += steps
+    def _begin_episode(self) -> None:
+        self._score, self._first_step, self._first_frame = 0.0, self.steps, self.frames
+
+    def _read(self, emulator: EmulatorCounter, steps: int) -> None:
+        before, self._emulated = self._emulated, emulator.frames
         if self._listener is not None:
-            self._listener.played(self.frames - before, steps)
+            self._listener.played(self._emulated - before, steps)
 
 
 class CountVectorFrames(VectorWrapper[Any, Any, Any, Any, Any]):
