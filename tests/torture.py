@@ -78,6 +78,30 @@ def folders(config: RunConfig) -> list[Path]:
     return [candidates(Path(config.out) / config.env / config.agent, seed)[0] for seed in config.seeds]
 
 
+def kill_after_checkpoints(config: RunConfig, said: Path, kills: int, seed: int) -> list[Path]:
+    """Kill at a random moment after a checkpoint, so often, each time continuing from it; returns the folders when the run is over."""
+    rng = random.Random(seed)
+    for _ in range(kills):
+        before = set(Path(config.out).rglob("resume-*.json"))
+        process = start(config, said, own_group=False, quick_disk=True)
+        while not set(Path(config.out).rglob("resume-*.json")) - before:
+            assert process.exitcode is None, f"it ended before it was killed:\n{said.read_text()}"
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0.0, 0.2))
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, said.read_text()
+        config = replace(config, resume=True)
+    finish(config, said)
+    return folders(config)
+
+
+def finish(config: RunConfig, said: Path) -> None:
+    process = start(config, said, own_group=False, quick_disk=True)
+    process.join(600)
+    assert process.exitcode == 0, said.read_text()
+
+
 def torture(
     config: RunConfig, out: Path, kills: int, seed: int, own_group: bool = False, quick_disk: bool = False
 ) -> dict[str, int]:
