@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -22,7 +23,7 @@ from envs.registry import protocol_of
 from runs.budget import parse_budget
 from runs.checkpoint import FOLDER, Manifest, Store
 from runs.config import DiskError, InputError, RunConfig, check_energy
-from runs.curves import Curves, axes, live
+from runs.curves import Curves, axes, errors_at_flush, live
 from runs.family import FamilyTrainer
 from runs.folder import RunFolder, check_writable, cut_back, new_folder
 from runs.lock import RunLock
@@ -105,7 +106,7 @@ def train(
     check_energy(config.energy)
     device = resolve_device(config.device)
     outcomes: list[Outcome] = []
-    with interruptible() as stopped:
+    with interruptible() as stopped, errors_at_flush():
         for seeds in lockstep_groups(config, device):
             earlier = find(config, env_record(env_spec, config.protocol), seeds) if config.resume else None
             if earlier is not None and earlier.ended:
@@ -283,7 +284,7 @@ class Group:
         with suppress(OSError):
             for folder in self.folders:
                 folder.close()
-        where = error.filename or self.folders[0].folder
+        where = os.fsdecode(error.filename or self.folders[0].folder)  # TensorBoard names its files in bytes
         at = (
             "no checkpoint was written yet"
             if self._good_step is None
