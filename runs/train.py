@@ -11,8 +11,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, astuple, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from types import FrameType
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -20,6 +22,7 @@ import torch
 from agents.config import AgentConfig
 from envs import EnvSpec, spec
 from envs.registry import protocol_of
+from runs.background import Writer
 from runs.budget import parse_budget
 from runs.checkpoint import FOLDER, Manifest, Store
 from runs.config import DiskError, InputError, RunConfig, check_energy
@@ -257,6 +260,7 @@ class Group:
             raise
         finally:
             self.trainer.books.world.close()
+            self.writer.close()
             self.meter.stop()
             self._unlock()
         shas = self.trainer.params_sha256()
@@ -278,6 +282,7 @@ class Group:
 
     def _no_disk(self, error: OSError) -> DiskError:
         """The last words may fit where the disk is full for larger things; TensorBoard's writer would wait for ever if closed."""
+        self._settle()
         self.meter.stop()
         with suppress(OSError):
             self._write_ledger(FAILED, None)
@@ -372,8 +377,10 @@ class Group:
             text = json.dumps(asdict(record), indent=2).replace("\n", "\n    ")
             self.curves.append(Curves(path, f"    {text}"))
         self.store = Store(self.folders[0].folder / FOLDER, self._notice)
+        ring = self.trainer.ring
         if self.earlier is not None:
             self.store.latest = self._restored
+        self.writer = Writer(self.store, 0 if ring is None else ring.end)
 
     def _record(self, seed: int) -> RunRecord:
         left_out = ("agent_config", "command", "out", "seeds", "resume")
@@ -410,7 +417,9 @@ class Group:
         elif isinstance(event, Diverged):
             self._diverged(event)
         elif isinstance(event, Ended):
-            self._save_agents()
+            self._settle()
+            for folder, save in self._agents():
+                folder.checkpoint(self.trainer.checkpoint_file, save)
             self.meter.lap("io")
             self.meter.stop()  # the last line holds the last reading, and what can only be read when the run is over
             self._write_ledger(event.status, self.trainer.params_sha256())
@@ -420,16 +429,17 @@ class Group:
         else:
             self._heartbeat(event)
 
-    def _save_agents(self) -> None:
-        """Of a seed that diverged the last good one stays."""
+    def _agents(self) -> Iterator[tuple[RunFolder, Callable[[BinaryIO], None]]]:
+        """How the trained agents are saved; of a seed that diverged the last good one stays."""
         for k, folder in enumerate(self.folders):
             if not self.trainer.books.stopped[k]:
-                folder.checkpoint(self.trainer.checkpoint_file, partial(self.trainer.save, k))
+                yield folder, partial(self.trainer.save, k)
 
     def _checkpoint(self) -> None:
         """Where the disk refuses, the training goes on with the checkpoint before: only what does not fit the ledger ends it."""
         # First: what was spent must never be less than what a checkpoint says was learned from.
         self._write_ledger(RUNNING, None, tell=False)
+        self._settle()
         state, steps = self.trainer.state(), self.counters.steps
         if state is None:
             return
@@ -437,17 +447,35 @@ class Group:
             for curves in self.curves:
                 curves.flush()
             files = {folder.folder.name: folder.sizes() for folder in self.folders}
-            self.store.save(steps, replace(state, plain=state.plain | {"files": files}))
-            self._save_agents()
-            self._good_step = steps
         except OSError as error:
-            stays = "there is none before it" if self._good_step is None else f"that of step {self._good_step:,} stays"
-            reason = f"{error.strerror or error}; {stays}"
-            if reason != self._refusal:  # said once
-                self._notice(f"no checkpoint at step {steps:,}: {reason}")
-            self._refusal = reason
+            self._refused(steps, error)
+            return
+        agents = [(folder, in_memory(save)) for folder, save in self._agents()]
+
+        def save_agents() -> None:
+            for folder, content in agents:
+                folder.checkpoint(self.trainer.checkpoint_file, lambda file, content=content: file.write(content))  # type: ignore[misc]
+
+        self.writer.save(steps, replace(state, plain=state.plain | {"files": files}), save_agents)
+
+    def _settle(self) -> None:
+        """Wait for the checkpoint that is being written, and say what became of it."""
+        steps = self.writer.saving
+        try:
+            saved = self.writer.settle()
+            self._good_step = self._good_step if saved is None else saved
+        except OSError as error:
+            self._refused(steps or self.counters.steps, error)
+
+    def _refused(self, steps: int, error: OSError) -> None:
+        stays = "there is none before it" if self._good_step is None else f"that of step {self._good_step:,} stays"
+        reason = f"{error.strerror or error}; {stays}"
+        if reason != self._refusal:  # said once
+            self._notice(f"no checkpoint at step {steps:,}: {reason}")
+        self._refusal = reason
 
     def _diverged(self, event: Diverged) -> None:
+        self._settle()
         k, step = event.seed_index, self.counters.steps
         self.frozen[k] = self.counters.counts(k)
         good = (
@@ -466,6 +494,10 @@ class Group:
             curves.over_steps(live(before[k], lines[k]) | learning, self.counters.steps)
             curves.flush()
             self.scores[k].clear()
+        if self.writer.idle:
+            self._settle()
+        if (ring := self.trainer.ring) is not None:
+            self.writer.ahead(ring, self.trainer.books.checkpoint_fraction)
 
     def _evaluated(self, event: Evaluated) -> None:
         lines = self._write_ledger(RUNNING, None)
@@ -574,6 +606,12 @@ class Group:
             )
         )
         self._last_report = (whole.wall_s, counters.steps)
+
+
+def in_memory(save: Callable[[BinaryIO], None]) -> memoryview:
+    file = BytesIO()
+    save(file)
+    return file.getbuffer()
 
 
 def last_words(folder: Path, record: RunRecord) -> LedgerLine | None:

@@ -16,12 +16,16 @@ from typing import Any
 
 import polars as pl
 
+from envs import spec
 from runs import schema
 from runs.config import RunConfig
 from runs.resume import candidates
 
 RESEED_STEPS = 60
 """So that short runs, too, have lanes that were seeded again."""
+
+SEGMENT_BYTES = {"control": 700, "minatar": 20_000, "atari": 100_000}
+"""So that short runs, too, fill segments, which are written ahead of their checkpoint."""
 
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(["runs.train", "torch._dynamo", "torch.utils.tensorboard", "tests.torture"])
@@ -36,11 +40,12 @@ def work(config: RunConfig, said: Path, own_group: bool, quick_disk: bool) -> No
     with said.open("a", buffering=1) as file:
         sys.stdout = sys.stderr = file
         import envs.world
-        from runs import evaluate
+        from runs import checkpoint, evaluate
         from runs.train import train
 
         envs.world.World.reseed_steps = RESEED_STEPS
         evaluate.MAX_ATARI_LANES = 1
+        checkpoint.SEGMENT_BYTES = SEGMENT_BYTES[spec(config.env).kind]
         train(config)
 
 
