@@ -18,9 +18,11 @@ from runs import checkpoint, schema
 from runs.background import MOST_COPIES, Writer
 from runs.checkpoint import State, Store
 from runs.config import RunConfig
-from runs.train import Progress, train
+from runs.loop import Books
+from runs.progress import Progress
+from runs.train import train
 from tests.runs.test_checkpoint import Crash, Disk, Rows, check_equal, silent, state_of
-from tests.runs.test_resume import config
+from tests.runs.test_resume import config, interrupt_at
 from tests.torture import result
 
 WAIT_S = 30.0
@@ -282,33 +284,66 @@ def test_a_fault_that_is_not_the_disks_is_raised_where_it_is_seen(tmp_path: Path
 # In a training
 
 
-def steps_of(progress: list[Progress]) -> int:
-    return progress[-1].steps if progress else 0
+@pytest.fixture
+def played(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Every step of the trainings, as it is booked."""
+    steps, stepped = list[int](), Books.stepped
+
+    def books(self: Books, *arguments: Any) -> Any:
+        steps.append(self.counters.steps)
+        return stepped(self, *arguments)
+
+    monkeypatch.setattr(Books, "stepped", books)
+    return steps
 
 
 def test_the_training_goes_on_while_a_checkpoint_is_written_and_its_ledger_line_is_there_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    played: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The manifest, the last of its files, waits until ten more steps are played."""
-    write, heard, early = checkpoint.write_part, list[Progress](), list[str]()
-    folder, whole = tmp_path / "slow/CartPole-v1/dqn/seed0", train(config(tmp_path / "whole"))
-    manifests = list[int]()
+    """The manifest, the last of its files, waits until forty more steps are played; the last one longer than the training."""
+    write, pause, early, manifests = checkpoint.write_part, threading.Event(), list[str](), list[int]()
+    (whole,) = train(config(tmp_path / "whole"))
+    folder = tmp_path / "slow/CartPole-v1/dqn/seed0"
+    played.clear()
 
     def waits(path: Path, *arguments: Any) -> Any:
         if (number := re.fullmatch(r"resume-(\d+)\.json", path.name)) is not None:
             steps = 50 * int(number[1])
-            until(lambda: steps_of(heard) >= steps + 10)
+            until(lambda: played[-1] >= steps + 40)
+            pause.wait(0.3 if steps == 200 else 0.0)
             manifests.append(steps)
-            if not any(line.consumed.steps >= steps for line in schema.read_ledger(folder)):
+            if schema.read_ledger(folder)[-1].consumed.steps < steps:
                 early.append(path.name)
         return write(path, *arguments)
 
     monkeypatch.setattr(checkpoint, "write_part", waits)
-    (outcome,) = train(config(tmp_path / "slow", heartbeat_s=0.0001), heard.append)
-    assert result(outcome.folder) == result(whole[0].folder)
+    (outcome,) = train(config(tmp_path / "slow", heartbeat_s=5.0))
+    assert result(outcome.folder) == result(whole.folder)
     assert manifests == [50, 100, 150, 200]
     assert early == []
+    assert not list((folder / checkpoint.FOLDER).glob("re*")), "a finished run needs no checkpoints"
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("playmeter-checkpoint")]
+
+
+def test_a_training_has_its_replay_written_as_it_fills(tmp_path: Path) -> None:
+    """Thirteen rows of 36 bytes are a segment here; the ring keeps 90 of the 120 until the checkpoint."""
+    folder, early = tmp_path / "CartPole-v1/dqn/seed0" / checkpoint.FOLDER, set[str]()
+
+    def look(progress: Progress) -> None:
+        if not list(folder.glob("resume*")):
+            early.update(path.name for path in folder.glob("*.rows"))
+
+    train(config(tmp_path, checkpoint_every="120-steps", heartbeat_s=0.0001), look)
+    assert early
+    assert all(int(name.split("-")[3].removesuffix(".rows")) > 30 for name in early)
+
+
+def test_a_refused_checkpoint_is_told_though_the_run_stops_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse(monkeypatch, "resume")
+    said = list[str]()
+    (outcome,) = train(config(tmp_path, checkpoint_every="1h"), interrupt_at(60), said.append)
+    steps = schema.read_ledger(outcome.folder)[-1].lineage.steps
+    assert said == [f"no checkpoint at step {steps}: No space left on device; there is none before it"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])

@@ -23,7 +23,8 @@ from agents.config import AgentConfig
 from runs import schema
 from runs.checkpoint import FOLDER, Store
 from runs.config import DiskError, InputError, RunConfig
-from runs.train import Progress, train
+from runs.progress import Progress
+from runs.train import train
 from tests.torture import result
 
 AGENT = AgentConfig(hidden=(300, 300), batch_size=4, replay_ratio=0.2, learning_starts_steps=30, replay_capacity=90)
