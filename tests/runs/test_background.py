@@ -15,10 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runs import checkpoint, schema
+from runs import folder as run_folder
 from runs.background import MOST_COPIES, Writer
 from runs.checkpoint import State, Store
-from runs.config import RunConfig
-from runs.loop import Books
+from runs.config import DiskError, RunConfig
+from runs.loop import Books, Loop
 from runs.progress import Progress
 from runs.train import train
 from tests.runs.test_checkpoint import Crash, Disk, Rows, check_equal, silent, state_of
@@ -344,6 +345,49 @@ def test_a_refused_checkpoint_is_told_though_the_run_stops_with_it(tmp_path: Pat
     (outcome,) = train(config(tmp_path, checkpoint_every="1h"), interrupt_at(60), said.append)
     steps = schema.read_ledger(outcome.folder)[-1].lineage.steps
     assert said == [f"no checkpoint at step {steps}: No space left on device; there is none before it"]
+
+
+def test_a_seed_that_diverges_is_told_of_the_checkpoint_that_is_being_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of step 100 takes longer than the twenty steps after it."""
+    write, pause, act, said = checkpoint.write_part, threading.Event(), Loop._act, list[str]()
+
+    def slow(*arguments: Any) -> Any:
+        pause.wait(0.2)
+        return write(*arguments)
+
+    def poisoned(self: Loop, obs: Any) -> Any:
+        if self.learner.steps == 110:
+            self.learner.params[0, 0] = float("nan")
+        return act(self, obs)
+
+    monkeypatch.setattr("runs.loop.LOOK_STEPS", 20)
+    monkeypatch.setattr(checkpoint, "write_part", slow)
+    monkeypatch.setattr(Loop, "_act", poisoned)
+    (outcome,) = train(config(tmp_path), notice=said.append)
+    assert outcome.status == "diverged"
+    assert "its checkpoint is of step 100" in said[-1]
+
+
+def test_a_run_that_the_disk_ends_names_the_checkpoint_that_was_being_written(
+    played: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, append, pause = checkpoint.write_part, run_folder._append, threading.Event()
+
+    def slow(*arguments: Any) -> Any:
+        pause.wait(0.2)
+        return write(*arguments)
+
+    def full(file: Any, line: str) -> None:
+        if played and played[-1] >= 55:
+            raise OSError(28, os.strerror(28), file.name)
+        append(file, line)
+
+    monkeypatch.setattr(checkpoint, "write_part", slow)
+    monkeypatch.setattr(run_folder, "_append", full)
+    with pytest.raises(DiskError, match="No space left on device; the last checkpoint is of step 50, and --resume"):
+        train(config(tmp_path, heartbeat_s=0.0001))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])

@@ -1,6 +1,6 @@
 """What checkpoints of an Atari agent with a replay of a million frames cost: time, size, memory.
 
-    python -m tests.slow.checkpoint_cost --frames 1000000 --pace 1000
+    python -m tests.slow.checkpoint_cost --frames 1000000 --pace 60 1000
 
 The frames are those of a game played at random, over and over, with noise of a few pixels in each, so that no two are the same. In
 turns, the same new frames are written by the thread that trains (``Store``), and handed over to another as they come (``Writer``).
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=1_000_000)
     parser.add_argument("--agent", default="rainbow")
     parser.add_argument("--game", default="ALE/MsPacman-v5")
-    parser.add_argument("--pace", type=int, default=60, help="steps a second")
+    parser.add_argument("--pace", type=int, nargs="+", default=[60], help="steps a second")
     parser.add_argument("--interval", type=int, default=600, help="seconds between two checkpoints")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=None)
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def measure(learner: Learner, folder: Path, asked: argparse.Namespace) -> None:
-    new, ring = asked.pace * asked.interval, ReplayRing(learner.replay)
+    ring = ReplayRing(learner.replay)
     alone, handed = Store(folder / "alone"), Store(folder / "handed")
     writer, before = Writer(handed), peak_gb()
     print(f"peak memory before the first checkpoint: {before:.2f} GB", flush=True)
@@ -93,18 +93,18 @@ def measure(learner: Learner, folder: Path, asked: argparse.Namespace) -> None:
         f"the whole replay, handed over: {wall_s:.1f} s ({cpu_s:.1f} s of CPU), {blocked_s:.1f} s of them held up; {size(handed)}"
     )
     alone.save(learner.replay.row, state_of(learner))
-    print(f"new frames: {asked.interval} s at {asked.pace} steps/s are {new:,}", flush=True)
-    for _ in range(asked.turns):
-        held = hand_over(learner, ring, writer, new, folder)
-        print(f"  handed over: {held}, {100 * held.seconds / asked.interval:.3f} %; {size(handed)}", flush=True)
-        began, cpu = time.monotonic(), time.process_time()
-        alone.save(learner.replay.row, state_of(learner))
-        in_memory(learner, folder)()
-        wall_s, cpu_s = time.monotonic() - began, time.process_time() - cpu
-        print(
-            f"  by itself:   {wall_s:.2f} s ({cpu_s:.1f} s of CPU), {100 * wall_s / asked.interval:.3f} %; {size(alone)}",
-            flush=True,
-        )
+    for pace in asked.pace:
+        new = pace * asked.interval
+        print(f"{asked.interval} s at {pace} steps/s, {new:,} new frames:", flush=True)
+        for _ in range(asked.turns):
+            held = hand_over(learner, ring, writer, new, folder)
+            print(f"  handed over: {held}, {100 * held.seconds / asked.interval:.3f} %; {size(handed)}", flush=True)
+            began, cpu = time.monotonic(), time.process_time()
+            alone.save(learner.replay.row, state_of(learner))
+            in_memory(learner, folder)()
+            wall_s, cpu_s = time.monotonic() - began, time.process_time() - cpu
+            share = 100 * wall_s / asked.interval
+            print(f"  by itself:   {wall_s:.2f} s ({cpu_s:.1f} s of CPU), {share:.3f} %; {size(alone)}", flush=True)
     writer.close()
     print(f"on the disk: {sum(path.stat().st_size for path in handed.folder.iterdir()) / 1e9:.2f} GB")
     print(f"peak memory after the last: {peak_gb():.2f} GB")
