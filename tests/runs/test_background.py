@@ -23,7 +23,7 @@ from runs.loop import Books, Loop
 from runs.progress import Progress
 from runs.train import train
 from tests.runs.test_checkpoint import Crash, Disk, Rows, check_equal, silent, state_of
-from tests.runs.test_resume import config, interrupt_at
+from tests.runs.test_resume import Killed, config, interrupt_at, kill_at
 from tests.torture import result
 
 WAIT_S = 30.0
@@ -388,6 +388,23 @@ def test_a_run_that_the_disk_ends_names_the_checkpoint_that_was_being_written(
     monkeypatch.setattr(run_folder, "_append", full)
     with pytest.raises(DiskError, match="No space left on device; the last checkpoint is of step 50, and --resume"):
         train(config(tmp_path, heartbeat_s=0.0001))
+
+
+def test_a_run_that_fails_is_left_when_everything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the thread would write on in a folder whose lock is gone."""
+    write, pause = checkpoint.write_part, threading.Event()
+
+    def slow(*arguments: Any) -> Any:
+        pause.wait(0.2)
+        return write(*arguments)
+
+    monkeypatch.setattr(checkpoint, "write_part", slow)
+    kill_at(monkeypatch, 55)
+    with pytest.raises(Killed):
+        train(config(tmp_path))
+    manifest = Store(tmp_path / "CartPole-v1/dqn/seed0" / checkpoint.FOLDER, pytest.fail).load()
+    assert manifest is not None
+    assert manifest.steps == 50
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
