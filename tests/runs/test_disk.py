@@ -164,6 +164,16 @@ def test_a_run_folder_that_became_read_only_is_refused_in_one_line_and_stays_as_
     assert result(outcome.folder) == whole
 
 
+def test_where_only_the_run_folder_is_read_only_it_is_named(mounted: Mount, tmp_path: Path) -> None:
+    train(config(tmp_path), at(60, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    folder = mounted(tmp_path / SEED, "--bind", str(tmp_path / SEED))
+    set_read_only(folder)
+    with pytest.raises(InputError) as refusal:
+        train(config(tmp_path, resume=True))
+    assert str(refusal.value) == f"{folder} cannot be written: Read-only file system"
+    assert check_readable(folder) >= 60
+
+
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EIO], ids=errno.errorcode.get)
 def test_where_nothing_can_be_written_any_more_the_run_stops_with_one_line(
     number: int, whole: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -226,6 +236,9 @@ def test_on_a_disk_without_any_room_the_run_stops_with_one_line(whole: dict[str,
     assert result(again.folder) == whole
 
 
+@pytest.mark.filterwarnings(
+    "error::pytest.PytestUnhandledThreadExceptionWarning"
+)  # pytest takes a thread's traceback for itself
 def test_with_too_many_open_files_the_run_stops_with_one_line(
     whole: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
