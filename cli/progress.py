@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from runs.config import RunConfig
-    from runs.train import Progress
+    from runs.progress import Progress
 
 
 class ProgressLine:

@@ -96,6 +96,7 @@ class BaselineTrainer:
 
     checkpoint_file = FINAL_SB3_CHECKPOINT
     compiled = False
+    ring = None
 
     def __init__(self, job: Job, config: BaselineConfig) -> None:
         self.job, self.seeds = job, job.seeds

@@ -21,7 +21,7 @@ import os
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,7 +36,7 @@ CHECKPOINT_SCHEMA = 1
 MAGIC = b"playmeter arrays 1\n"
 MOST_HEADER_BYTES = 1 << 20
 SEGMENT_BYTES = 64 << 20  # of the replay in one file, before compression
-PIECE_BYTES = 1 << 20  # compressed at once: all the memory that a checkpoint of the replay takes
+PIECE_BYTES = 1 << 20  # copied out of the ring, or into it, at once
 DTYPES = {"uint8", "int64", "float32", "float64", "bool"}
 
 _MANIFEST = re.compile(r"resume-([0-9]{6,})\.json")
@@ -48,8 +48,11 @@ class Damaged(ValueError):
     """A checkpoint that is not what was written; the message is one line that names the file and the fault."""
 
 
-class Ring(Protocol):
-    """A replay's rows, numbered from the first ever written; the newest ``capacity`` of them are there."""
+Bytes = bytes | memoryview
+
+
+class Extent(Protocol):
+    """Which rows are in a ring: numbered from the first ever written, the newest ``capacity`` of them."""
 
     @property
     def end(self) -> int:
@@ -62,8 +65,12 @@ class Ring(Protocol):
     @property
     def row_bytes(self) -> int: ...
 
-    def read(self, first: int, count: int) -> bytes:
-        """The content of rows that lie together in the ring, row by row."""
+
+class Ring(Extent, Protocol):
+    """A replay's rows."""
+
+    def read(self, first: int, count: int) -> Bytes:
+        """A copy of rows that lie together in the ring, row by row."""
         ...
 
     def write(self, first: int, count: int, content: bytes) -> None: ...
@@ -101,6 +108,15 @@ class Manifest:
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Which rows are in a ring at one moment: an :class:`Extent` that stays."""
+
+    end: int
+    capacity: int
+    row_bytes: int
+
+
+@dataclass(frozen=True)
 class State:
     """What a trainer hands over: JSON's numbers and texts, arrays by name, and the replay's ring."""
 
@@ -111,49 +127,81 @@ class State:
 
 @dataclass
 class Store:
-    """The checkpoints of one run folder. ``notice`` is told of damaged ones."""
+    """The checkpoints of one run folder, for one thread at a time. ``notice`` is told of damaged ones.
+
+    A checkpoint is ``add`` for every range of the replay that is ``missing``, in time or ahead of it, and then ``commit``; ``save`` is
+    all of that. Each raises OSError where the disk refuses; then the checkpoints before are as they were, and this one begins again.
+    """
 
     folder: Path
     notice: Callable[[str], None] = print
     latest: Manifest | None = field(default=None, init=False)
     _before: Manifest | None = field(default=None, init=False)
+    _number: int | None = field(default=None, init=False)  # of the checkpoint that was begun
+    _written: list[Path] = field(default_factory=list, init=False)  # of it
+    _added: list[Segment] = field(default_factory=list, init=False)
 
     def save(self, steps: int, state: State) -> Manifest:
-        """Write a checkpoint and forget those older than the one before. Raises OSError; then the ones before are as they were."""
-        self.folder.mkdir(exist_ok=True)
-        number = self._next_number()
-        written: list[Path] = []
-        try:
-            segments = self._save_ring(number, state.ring, written)
+        """Write a checkpoint, and forget those older than the one before."""
+        if (ring := state.ring) is not None:
+            for first, end in self.missing(ring):
+                self.add(first, end, copied(ring, first, end))
+        return self.commit(steps, state, ring)
+
+    def missing(self, ring: Extent) -> list[tuple[int, int]]:
+        """First row and end of what is in the ring and in no file."""
+        return [(first, end) for first, end in ranges(ring) if self._holding(first, end) is None]
+
+    def _holding(self, first: int, end: int) -> Segment | None:
+        """The file of these rows; it may begin with some that the ring has passed since."""
+        known = self._added if self.latest is None else [*self._added, *self.latest.segments]
+        return next((s for s in known if s.first <= first and s.end == end), None)
+
+    def add(self, first: int, end: int, content: Iterable[Bytes]) -> None:
+        """Write a range of the replay."""
+        with self._begun() as number:
+            path = self.folder / f"replay-{number:06d}-{first}-{end}.rows"
+            part = write_part(path, compressed(content), self._written)
+            self._added.append(Segment(**asdict(part), first=first, end=end))
+
+    def commit(self, steps: int, state: State, rows: Extent | None) -> Manifest:
+        """Write the state, and the manifest that makes a checkpoint of it all. ``rows``: of the replay, all of them in files."""
+        with self._begun() as number:
+            segments = [] if rows is None else [self._holding(first, end) for first, end in ranges(rows)]
             name = f"state-{number:06d}.arrays"
-            part = write_part(self.folder / name, array_bytes(state.arrays), written)
-            capacity, row_bytes = (0, 0) if state.ring is None else (state.ring.capacity, state.ring.row_bytes)
-            manifest = Manifest(number, steps, state.plain, part, segments, capacity, row_bytes)
+            part = write_part(self.folder / name, array_bytes(state.arrays), self._written)
+            capacity, row_bytes = (0, 0) if rows is None else (rows.capacity, rows.row_bytes)
+            kept = [segment for segment in segments if segment is not None]
+            if len(kept) < len(segments):
+                raise RuntimeError("a checkpoint without all rows of its replay")
+            manifest = Manifest(number, steps, state.plain, part, kept, capacity, row_bytes)
             path = self.folder / f"resume-{number:06d}.json"
-            write_part(path, [sealed(asdict(manifest))], written)
+            write_part(path, [sealed(asdict(manifest))], self._written)
             read_manifest(path)
-        except OSError:
-            for path in written:
-                with suppress(OSError):
-                    path.unlink()
-            raise
         self._before, self.latest = self.latest, manifest
+        self._end()
         self._forget()
         return manifest
 
-    def _save_ring(self, number: int, ring: Ring | None, written: list[Path]) -> list[Segment]:
-        if ring is None or ring.end == 0:
-            return []
-        known = {} if self.latest is None else {(s.first, s.end): s for s in self.latest.segments}
-        segments = []
-        for first, end in ranges(ring):
-            kept = known.get((first, end)) or next((s for s in known.values() if s.first <= first and s.end == end), None)
-            if kept is None:
-                name = f"replay-{number:06d}-{first}-{end}.rows"
-                part = write_part(self.folder / name, compressed(ring, first, end), written)
-                kept = Segment(**asdict(part), first=first, end=end)
-            segments.append(kept)
-        return segments
+    @contextmanager
+    def _begun(self) -> Iterator[int]:
+        """The number of the checkpoint that is being written; what was written of it goes where the disk refuses the rest."""
+        try:
+            if self._number is None:
+                self.folder.mkdir(exist_ok=True)
+                self._number = self._next_number()
+            yield self._number
+        except OSError:
+            for path in self._written:
+                with suppress(OSError):
+                    path.unlink()
+            self._end()
+            raise
+
+    def _end(self) -> None:
+        self._number = None
+        self._written.clear()
+        self._added.clear()
 
     def load(self) -> Manifest | None:
         """The newest checkpoint whose files are all what was written; None where there is none at all.
@@ -198,6 +246,7 @@ class Store:
     def forget_all(self) -> None:
         """The run is over: remove every checkpoint."""
         self.latest = self._before = None
+        self._end()
         self._forget()
 
     def _next_number(self) -> int:
@@ -210,13 +259,14 @@ class Store:
         for manifest in (self.latest, self._before):
             if manifest is not None:
                 kept |= {f"resume-{manifest.number:06d}.json", manifest.state.name, *(s.name for s in manifest.segments)}
-        for path in self.folder.iterdir() if self.folder.is_dir() else ():
-            if _OURS.fullmatch(path.name) and path.name not in kept:
-                with suppress(OSError):
-                    path.unlink()
+        with suppress(OSError):
+            for path in self.folder.iterdir():
+                if _OURS.fullmatch(path.name) and path.name not in kept:
+                    with suppress(OSError):
+                        path.unlink()
 
 
-def ranges(ring: Ring) -> Iterator[tuple[int, int]]:
+def ranges(ring: Extent) -> Iterator[tuple[int, int]]:
     """The rows that are in the ring, cut at multiples of a segment's length: all but the last range are the same next time."""
     length = max(1, SEGMENT_BYTES // ring.row_bytes)
     first = max(0, ring.end - ring.capacity)
@@ -226,7 +276,7 @@ def ranges(ring: Ring) -> Iterator[tuple[int, int]]:
         first = end
 
 
-def pieces(ring: Ring, first: int, end: int) -> Iterator[tuple[int, int]]:
+def pieces(ring: Extent, first: int, end: int) -> Iterator[tuple[int, int]]:
     """First row and count of parts that lie together in the ring and are small beside it."""
     most = max(1, PIECE_BYTES // ring.row_bytes)
     while first < end:
@@ -235,10 +285,16 @@ def pieces(ring: Ring, first: int, end: int) -> Iterator[tuple[int, int]]:
         first += count
 
 
-def compressed(ring: Ring, first: int, end: int) -> Iterator[bytes]:
-    packer = zlib.compressobj(1)
+def copied(ring: Ring, first: int, end: int) -> Iterator[Bytes]:
+    """A range of the ring in small parts."""
     for start, count in pieces(ring, first, end):
-        yield packer.compress(ring.read(start, count))
+        yield ring.read(start, count)
+
+
+def compressed(content: Iterable[Bytes]) -> Iterator[bytes]:
+    packer = zlib.compressobj(1)
+    for some in content:
+        yield packer.compress(some)
     yield packer.flush()
 
 

@@ -6,6 +6,9 @@ numbers in their names put the scores first.
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
@@ -38,6 +41,22 @@ class Curves:
 
     def close(self) -> None:
         self._writer.close()
+
+
+@contextmanager
+def errors_at_flush() -> Iterator[None]:
+    """TensorBoard's thread keeps what the disk refused for the next ``flush``, which raises it; let it not print a traceback as well."""
+    before = threading.excepthook
+
+    def hook(failed: threading.ExceptHookArgs) -> None:
+        if not (type(failed.thread).__name__ == "_AsyncWriterThread" and isinstance(failed.exc_value, OSError)):
+            before(failed)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def live(before: LedgerLine, line: LedgerLine) -> dict[str, float]:

@@ -45,11 +45,11 @@ class ReplayRing:
     def end(self) -> int:
         return self._replay.row + 1
 
-    def read(self, first: int, count: int) -> bytes:
+    def read(self, first: int, count: int) -> memoryview:
         at, storage = first % self.capacity, self._replay.storage
         parts = [tensor[:, at : at + count].cpu().numpy() for tensor in (storage.frames, storage.meta)]  # [L, count, ...]
         rows = [np.ascontiguousarray(part.swapaxes(0, 1)).reshape(count, -1).view(np.uint8) for part in parts]
-        return np.concatenate(rows, axis=1).tobytes()
+        return np.concatenate(rows, axis=1).reshape(-1).data
 
     def write(self, first: int, count: int, content: bytes) -> None:
         at, storage, lanes = first % self.capacity, self._replay.storage, self._replay.layout.lanes
@@ -124,6 +124,7 @@ class FamilyTrainer:
         self.learner = Learner(agent, layout, job.env_spec.num_actions, job.seeds, job.device, self.compiled)
         if self.compiled:
             self.learner.warm_up(np.zeros((world.num_envs, *layout.obs_shape), np.uint8 if layout.pixels else np.float32))
+        self.ring = ReplayRing(self.learner.replay)
         self.books = open_books(job, world, flop_costs(agent, layout, job.env_spec.num_actions))
         self.loop = Loop(self.learner, self.books)
 
@@ -137,7 +138,7 @@ class FamilyTrainer:
             return None
         world = {"world": self.books.world.state_dict(), "obs": self.loop.obs}
         plain, arrays = flatten(self._own_state() | world)
-        return State(plain, arrays, ReplayRing(self.learner.replay))
+        return State(plain, arrays, self.ring)
 
     def _own_state(self) -> dict[str, Any]:
         learner = self.learner.state_dict()
@@ -160,7 +161,7 @@ class FamilyTrainer:
         learner["replay"] |= {"frames": storage.frames, "meta": storage.meta}
         self.learner.load_state_dict(_as_tensors(learner))
         storage.frames[:, self.learner.layout.capacity :] = torch.from_numpy(state["final_frames"]).to(storage.frames.device)
-        store.fill(manifest, ReplayRing(self.learner.replay))
+        store.fill(manifest, self.ring)
         self.books.load_state_dict(state["books"])
         self.loop.loss = state["loss"]
         self.loop.obs = self.books.world.load_state_dict(state["world"])

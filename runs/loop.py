@@ -18,7 +18,7 @@ from agents.learner import Learner
 from agents.update import Metrics
 from envs import World
 from runs.budget import Budget
-from runs.checkpoint import Manifest, State, Store
+from runs.checkpoint import Manifest, Ring, State, Store
 from runs.counters import Counters, Ints
 from runs.evaluate import Evaluation, Player, evaluate
 from runs.meter import Meter
@@ -141,6 +141,13 @@ class Books:
         return True
 
     @property
+    def checkpoint_fraction(self) -> float:
+        """How much of the interval between two checkpoints is over; 0 where there are none."""
+        if self.checkpoint_every is None:
+            return 0.0
+        return 1 - (self._next_checkpoint - self.checkpoint_every.used(self.counters)) / self.checkpoint_every.amount
+
+    @property
     def used_up(self) -> bool:
         return self.budget.fraction(self.counters) >= 1
 
@@ -210,6 +217,11 @@ class Trainer(Protocol):
     agent_config: dict[str, Any]
     """Every setting as it is in force, for ``run.json``."""
     checkpoint_file: str
+
+    @property
+    def ring(self) -> Ring | None:
+        """The replay, where checkpoints hold one."""
+        ...
 
     def train(self, consume: Callable[[Event], None]) -> None:
         """Reset the world, train, and hand on every event as it comes; the last one is Ended."""

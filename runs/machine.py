@@ -175,7 +175,7 @@ def tree_cpu_s() -> float:
     for pid in descendants(os.getpid()):
         try:
             total += sum(psutil.Process(pid).cpu_times()[:4])  # user, system, and both of its own reaped children
-        except psutil.Error:
+        except (psutil.Error, OSError):  # it ended meanwhile, or this process has too many files open to look
             continue
     return total
 
@@ -220,12 +220,17 @@ class TreeCpu:
 
 
 def peak_rss_bytes() -> int:
-    """The most memory this process held at once; what it holds now where the system keeps no peak.
+    """The most memory this process held at once; what it holds now where the system keeps no peak; 0 where it cannot be read now.
 
     Not ``ru_maxrss``: on Linux that is inherited from the program that started this one.
     """
     peak = re.search(r"^VmHWM:\s*(\d+) kB", _read(PROC / "self/status"), re.MULTILINE)
-    return int(peak.group(1)) * 1024 if peak else int(psutil.Process().memory_info().rss)
+    if peak:
+        return int(peak.group(1)) * 1024
+    try:
+        return int(psutil.Process().memory_info().rss)
+    except OSError:  # too many open files
+        return 0
 
 
 def descendants(pid: int) -> Iterator[int]:

@@ -74,6 +74,7 @@ class Meter:
         self._asleep_ns = 0  # how far boottime was ahead at the start
         self._slept: list[str] = []
         self._notes: list[str] = []
+        self._peak_rss_bytes = 0
         self._final: MeterReading | None = None
 
     def start(self) -> None:
@@ -106,6 +107,7 @@ class Meter:
         board = next((source for source in self._sources if isinstance(source, NvmlBoard)), None)
         energy = {source.name: self._ask(source, source.read) or ABSENT_ENERGY for source in self._sources}
         wall_s, share = self.wall_s, self._gpu_share if board is None else board.allocated_share
+        self._peak_rss_bytes = max(self._peak_rss_bytes, peak_rss_bytes())
         return MeterReading(
             wall_s=wall_s,
             active_s={phase: spent / 1e9 for phase, spent in self._active_ns.items()},
@@ -113,7 +115,7 @@ class Meter:
             energy=energy,
             gpu_allocated_s=0.0 if self._cuda_index is None else wall_s * share,
             gpu_busy_s=None if board is None else board.busy_s,
-            peak_rss_bytes=peak_rss_bytes(),
+            peak_rss_bytes=self._peak_rss_bytes,
             peak_cuda_bytes=None if self._cuda_index is None else _peak_cuda_bytes(self._cuda_index),
             peak_cuda_allocated_bytes=None if self._cuda_index is None else _peak_cuda_allocated_bytes(self._cuda_index),
         )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import asdict, astuple, dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -20,23 +20,23 @@ from agents.config import AgentConfig
 from envs import EnvSpec, spec
 from envs.registry import protocol_of
 from runs.budget import parse_budget
-from runs.checkpoint import FOLDER, Manifest, Store
 from runs.config import DiskError, InputError, RunConfig, check_energy
-from runs.curves import Curves, axes, live
+from runs.curves import Curves, axes, errors_at_flush, live
 from runs.family import FamilyTrainer
-from runs.folder import RunFolder, check_writable, cut_back, new_folder
+from runs.folder import RunFolder, check_writable, new_folder
 from runs.lock import RunLock
 from runs.loop import Checkpoint, Diverged, Ended, Episode, Evaluated, Event, Heartbeat, Trainer
 from runs.machine import describe_device, describe_machine, git_commit, versions
 from runs.meter import Meter, MeterReading
 from runs.prepare import LOCKSTEP_ENCODERS, Job, check_numbers, resolve_device
+from runs.progress import Listener, Reporter
 from runs.resume import Earlier, continued, find
+from runs.saving import Saver
 from runs.schema import (
     DIVERGED,
     FAILED,
     FINISHED,
     INTERRUPTED,
-    LEDGER_FILE,
     RUNNING,
     Counts,
     EnvRecord,
@@ -44,33 +44,9 @@ from runs.schema import (
     Flops,
     LedgerLine,
     RunRecord,
-    after_kill,
     read_evals,
-    read_ledger,
-    total_energy,
 )
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a listener is told at every heartbeat, evaluation and end; sums over the S runs of the process where it says so."""
-
-    status: str
-    fraction: float  # of the budget
-    steps_per_s: float  # in sum over seeds: since the last report, and over the whole run once it has ended
-    steps: int  # per seed
-    frames: int  # in sum over seeds
-    play_s: float | None  # in sum over seeds
-    wall_s: float
-    joules: float  # of the process
-    low_j: float
-    high_j: float
-    energy_method: str
-    train_score: float | None  # mean of the latest training games of all seeds
-    eval_score: float | None  # mean of the latest evaluation over all seeds
-
-
-Listener = Callable[[Progress], None]
+from runs.takeover import TakenOver, take_over
 
 
 @dataclass(frozen=True)
@@ -105,7 +81,7 @@ def train(
     check_energy(config.energy)
     device = resolve_device(config.device)
     outcomes: list[Outcome] = []
-    with interruptible() as stopped:
+    with interruptible() as stopped, errors_at_flush():
         for seeds in lockstep_groups(config, device):
             earlier = find(config, env_record(env_spec, config.protocol), seeds) if config.resume else None
             if earlier is not None and earlier.ended:
@@ -203,7 +179,7 @@ class Group:
         earlier: Earlier | None = None,
     ) -> None:
         """``earlier``: the runs that these continue."""
-        self.config, self.env_spec, self.seeds, self.listener = config, env_spec, seeds, listener
+        self.config, self.env_spec, self.seeds = config, env_spec, seeds
         self._notice, self._told = notice, list[str]()  # what the meter had to say so far
         self.stopped = stopped
         self.budget = parse_budget(config.budget)
@@ -216,11 +192,6 @@ class Group:
         self.meter = Meter(self.device_record, energy=config.energy)
         self.meter.start()
         self.locks: list[RunLock] = []
-        self.before: list[LedgerLine | None] = [None for _ in seeds]  # the last lines of the processes before this one
-        self.frozen: dict[int, Counts] = {}  # lineage of the seeds that diverged
-        self.notes: list[list[str]] = [[] for _ in seeds]
-        self._good_step: int | None = None  # of the latest checkpoint
-        self._refusal = ""  # what the disk said to the latest
         try:
             if earlier is not None:
                 self._lock(earlier.folders)
@@ -228,17 +199,18 @@ class Group:
                 Job(config, env_spec, self.protocol, seeds, self.budget, device, self.meter, stopped, notice)
             )
             self.counters = self.trainer.books.counters
-            self.eval_scores: list[list[float]] = [[] for _ in seeds]
-            if earlier is not None:
-                self._take_over(earlier)
+            if earlier is None:
+                taken = TakenOver(None, [None for _ in seeds], [[] for _ in seeds], {}, [[] for _ in seeds])
+            else:
+                taken = take_over(earlier, self.trainer, self.device_record, notice)
         except BaseException:
             self.meter.stop()
             self._unlock()
             raise
-        self.earlier, self.origin = earlier, copy.deepcopy(self.counters)
+        self.before, self.eval_scores, self.frozen, self.notes = taken.before, taken.eval_scores, taken.frozen, taken.notes
+        self.earlier, self.restored, self.origin = earlier, taken.manifest, copy.deepcopy(self.counters)
         self.scores: list[list[float]] = [[] for _ in seeds]  # training games since the last report
-        self.train_score: float | None = None
-        self._last_report = (self.meter.wall_s, self.counters.steps)
+        self.reporter = Reporter(listener, self.counters, self.budget, self.meter.wall_s)
 
     def run(self) -> list[Outcome]:
         """Train to the end of the budget or an interrupt, and write everything down."""
@@ -256,6 +228,7 @@ class Group:
             raise
         finally:
             self.trainer.books.world.close()
+            self.saver.close()
             self.meter.stop()
             self._unlock()
         shas = self.trainer.params_sha256()
@@ -277,17 +250,18 @@ class Group:
 
     def _no_disk(self, error: OSError) -> DiskError:
         """The last words may fit where the disk is full for larger things; TensorBoard's writer would wait for ever if closed."""
+        self.saver.settle()
         self.meter.stop()
         with suppress(OSError):
             self._write_ledger(FAILED, None)
         with suppress(OSError):
             for folder in self.folders:
                 folder.close()
-        where = error.filename or self.folders[0].folder
+        where = os.fsdecode(error.filename or self.folders[0].folder)  # TensorBoard names its files in bytes
         at = (
             "no checkpoint was written yet"
-            if self._good_step is None
-            else f"the last checkpoint is of step {self._good_step:,}"
+            if self.saver.good_step is None
+            else f"the last checkpoint is of step {self.saver.good_step:,}"
         )
         return DiskError(
             f"{where} cannot be written: {error.strerror or error}; {at}, and --resume goes on when this is mended"
@@ -306,57 +280,6 @@ class Group:
             with suppress(OSError):
                 self.locks.pop().release()
 
-    def _take_over(self, earlier: Earlier) -> None:
-        """Bring the training to its last checkpoint, or leave it at its start, and the files to the same moment. Raises InputError."""
-        store = Store(earlier.folders[0] / FOLDER, self._notice)
-        try:
-            manifest = store.load()
-            if manifest is not None:
-                self.trainer.restore(store, manifest)
-            sizes = {} if manifest is None else sizes_of(manifest, earlier.folders)
-        except (ValueError, KeyError, IndexError, TypeError, RuntimeError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(f"{earlier.folders[0]} cannot be continued: {reason}") from error
-        # As they are now that nobody else writes. Each checkpoint stands behind a line of the ledger that says what it cost.
-        lines = [last_words(folder, record) for folder, record in zip(earlier.folders, earlier.records, strict=True)]
-        for folder, line in zip(earlier.folders, lines, strict=True):
-            if manifest is not None and (line is None or (line.consumed.steps or 0) < self.counters.steps):
-                raise InputError(f"{folder} cannot be continued: its ledger lacks lines that were there at its checkpoint")
-        self._check_machine(earlier.records[0])
-        for folder in earlier.folders:
-            cut_back(folder, sizes.get(folder.name, {}))
-        self.before = [self._continues(k, line) for k, line in enumerate(lines)]
-        self.eval_scores = [[evaluation.mean_return for evaluation in read_evals(folder)] for folder in earlier.folders]
-        steps = self.counters.steps
-        if (last := lines[0]) is not None:
-            self.trainer.books.earlier_wall_s = self.counters.wall_s = last.wall_s or 0.0
-            self.counters.joules = last.joules
-            lost = (last.lineage.steps or 0) - steps
-            self.notes = [[f"continued at step {steps:,}, {lost:,} steps were lost"] for _ in self.seeds]
-        self._good_step, self._restored = (None if manifest is None else steps), manifest
-        self._notice(f"continuing at step {steps:,} in {', '.join(str(folder) for folder in earlier.folders)}")
-
-    def _continues(self, k: int, line: LedgerLine | None) -> LedgerLine | None:
-        if line is not None and self.trainer.books.stopped[k]:
-            self.frozen[k] = line.lineage
-        replayed = getattr(self.trainer.books.world, "replayed_frames", None)
-        if line is None or replayed is None or line.boot_frames is None:
-            return line
-        # What bringing the games back emulates is work of the emulator that nobody plays.
-        return replace(line, boot_frames=line.boot_frames + int(replayed.reshape(len(self.seeds), -1).sum(1)[k]))
-
-    def _check_machine(self, record: RunRecord) -> None:
-        """Say what makes the continued run another one than the uninterrupted: by rounding, not by luck."""
-        now = {"compiled": self.trainer.compiled, "torch_threads": torch.get_num_threads()}
-        changed = [name for name, value in now.items() if record.run_config.get(name) != value]
-        changed += [
-            name for name in ("torch", "numpy", "gymnasium", "ale-py") if record.versions.get(name) != versions().get(name)
-        ]
-        if record.device.get("type") != self.device_record["type"]:
-            changed.append("device")
-        if changed:
-            self._notice(f"not as when it was started: {', '.join(changed)}; the results may differ by rounding")
-
     def _open_folders(self) -> None:
         self.folders: list[RunFolder] = []
         self.curves: list[Curves] = []
@@ -370,9 +293,7 @@ class Group:
             self.folders.append(RunFolder(path, record, again=self.earlier is not None))
             text = json.dumps(asdict(record), indent=2).replace("\n", "\n    ")
             self.curves.append(Curves(path, f"    {text}"))
-        self.store = Store(self.folders[0].folder / FOLDER, self._notice)
-        if self.earlier is not None:
-            self.store.latest = self._restored
+        self.saver = Saver(self.trainer, self.folders, self.curves, self._notice, self.restored)
 
     def _record(self, seed: int) -> RunRecord:
         left_out = ("agent_config", "command", "out", "seeds", "resume")
@@ -405,53 +326,28 @@ class Group:
         elif isinstance(event, Evaluated):
             self._evaluated(event)
         elif isinstance(event, Checkpoint):
-            self._checkpoint()
+            # First: what was spent must never be less than what a checkpoint says was learned from.
+            self._write_ledger(RUNNING, None, tell=False)
+            self.saver.save()
         elif isinstance(event, Diverged):
             self._diverged(event)
         elif isinstance(event, Ended):
-            self._save_agents()
+            self.saver.settle()
+            self.saver.save_agents()
             self.meter.lap("io")
             self.meter.stop()  # the last line holds the last reading, and what can only be read when the run is over
             self._write_ledger(event.status, self.trainer.params_sha256())
             self.status = event.status
             if event.status == FINISHED:
-                self.store.forget_all()
+                self.saver.forget_all()
         else:
             self._heartbeat(event)
 
-    def _save_agents(self) -> None:
-        """Of a seed that diverged the last good one stays."""
-        for k, folder in enumerate(self.folders):
-            if not self.trainer.books.stopped[k]:
-                folder.checkpoint(self.trainer.checkpoint_file, partial(self.trainer.save, k))
-
-    def _checkpoint(self) -> None:
-        """Where the disk refuses, the training goes on with the checkpoint before: only what does not fit the ledger ends it."""
-        # First: what was spent must never be less than what a checkpoint says was learned from.
-        self._write_ledger(RUNNING, None, tell=False)
-        state, steps = self.trainer.state(), self.counters.steps
-        if state is None:
-            return
-        try:
-            for curves in self.curves:
-                curves.flush()
-            files = {folder.folder.name: folder.sizes() for folder in self.folders}
-            self.store.save(steps, replace(state, plain=state.plain | {"files": files}))
-            self._save_agents()
-            self._good_step = steps
-        except OSError as error:
-            stays = "there is none before it" if self._good_step is None else f"that of step {self._good_step:,} stays"
-            reason = f"{error.strerror or error}; {stays}"
-            if reason != self._refusal:  # said once
-                self._notice(f"no checkpoint at step {steps:,}: {reason}")
-            self._refusal = reason
-
     def _diverged(self, event: Diverged) -> None:
-        k, step = event.seed_index, self.counters.steps
+        self.saver.settle()
+        k, step, good_step = event.seed_index, self.counters.steps, self.saver.good_step
         self.frozen[k] = self.counters.counts(k)
-        good = (
-            "no checkpoint was written before" if self._good_step is None else f"its checkpoint is of step {self._good_step:,}"
-        )
+        good = "no checkpoint was written before" if good_step is None else f"its checkpoint is of step {good_step:,}"
         self.notes[k].append(f"diverged by step {step:,} (loss {event.loss:g}); {good}")
         self._notice(f"seed {self.seeds[k]}: {self.notes[k][-1]}")
         self._write_ledger(RUNNING, None)
@@ -465,6 +361,7 @@ class Group:
             curves.over_steps(live(before[k], lines[k]) | learning, self.counters.steps)
             curves.flush()
             self.scores[k].clear()
+        self.saver.beat()
 
     def _evaluated(self, event: Evaluated) -> None:
         lines = self._write_ledger(RUNNING, None)
@@ -505,7 +402,7 @@ class Group:
         for folder, line in zip(self.folders, lines, strict=True):
             folder.ledger(line)
         if tell:
-            self._report(status, whole)
+            self.reporter.report(status, whole, self.scores, self.eval_scores)
         self.latest = lines
         return lines
 
@@ -544,55 +441,6 @@ class Group:
             if note not in self._told:
                 self._told.append(note)
                 self._notice(note)
-
-    def _report(self, status: str, whole: MeterReading) -> None:
-        counters, seeds = self.counters, len(self.seeds)
-        before_s, before_steps = self._last_report if status == RUNNING else (whole.active_s["setup"], self.origin.steps)
-        seconds = max(whole.wall_s - before_s, 1e-9)
-        games = [score for scores in self.scores for score in scores]
-        self.train_score = float(np.mean(games)) if games else self.train_score
-        latest = [scores[-1] for scores in self.eval_scores if scores]
-        frames = int(counters.frames_by_seed.sum())
-        rate = self.env_spec.frame_rate_hz
-        energy = total_energy(whole.energy)
-        self.listener(
-            Progress(
-                status=status,
-                fraction=min(1.0, self.budget.fraction(counters)),
-                steps_per_s=(counters.steps - before_steps) * seeds / seconds,
-                steps=counters.steps,
-                frames=frames,
-                play_s=None if rate is None else frames / rate,
-                wall_s=whole.wall_s,
-                joules=energy.joules,
-                low_j=energy.low_j,
-                high_j=energy.high_j,
-                energy_method=energy.method,
-                train_score=self.train_score,
-                eval_score=float(np.mean(latest)) if latest else None,
-            )
-        )
-        self._last_report = (whole.wall_s, counters.steps)
-
-
-def last_words(folder: Path, record: RunRecord) -> LedgerLine | None:
-    """The last line of a ledger, with what a killed run may have spent after it. None: it was killed before its first."""
-    lines = read_ledger(folder) if (folder / LEDGER_FILE).exists() else []
-    if lines and lines[-1].status == RUNNING:
-        return after_kill(lines, record)
-    return lines[-1] if lines else None
-
-
-def sizes_of(manifest: Manifest, folders: Sequence[Path]) -> dict[str, dict[str, int]]:
-    """How long the files of each run were at a checkpoint. Raises ValueError where it is not of these runs."""
-    files = manifest.plain.get("files")
-    if not isinstance(files, dict) or sorted(files) != sorted(folder.name for folder in folders):
-        raise ValueError(
-            f"its checkpoint is of {', '.join(files or ['nothing'])}, found were {', '.join(f.name for f in folders)}"
-        )
-    if not all(type(size) is int and size >= 0 for sizes in files.values() for size in sizes.values()):
-        raise ValueError("its checkpoint has no sizes of the files")
-    return files
 
 
 def now_utc() -> str:

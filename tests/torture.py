@@ -10,12 +10,14 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from envs import spec
 from runs import schema
 from runs.config import RunConfig
 from runs.resume import candidates
@@ -23,11 +25,14 @@ from runs.resume import candidates
 RESEED_STEPS = 60
 """So that short runs, too, have lanes that were seeded again."""
 
+SEGMENT_BYTES = {"control": 700, "minatar": 20_000, "atari": 100_000}
+"""So that short runs, too, fill segments, which are written ahead of their checkpoint."""
+
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(["runs.train", "torch._dynamo", "torch.utils.tensorboard", "tests.torture"])
 
 
-def work(config: RunConfig, said: Path, own_group: bool, quick_disk: bool) -> None:
+def work(config: RunConfig, said: Path, own_group: bool, quick_disk: bool, die_at: int | None) -> None:
     """A process of its own that trains. ``quick_disk``: no fsync, which matters to a power cut and not to a kill."""
     if quick_disk:
         os.fsync = lambda file: None
@@ -35,17 +40,39 @@ def work(config: RunConfig, said: Path, own_group: bool, quick_disk: bool) -> No
         os.setsid()
     with said.open("a", buffering=1) as file:
         sys.stdout = sys.stderr = file
+        if config.device != "cpu":
+            make_deterministic()
         import envs.world
-        from runs import evaluate
+        from runs import checkpoint, evaluate
+        from runs.loop import Books
         from runs.train import train
 
         envs.world.World.reseed_steps = RESEED_STEPS
         evaluate.MAX_ATARI_LANES = 1
+        checkpoint.SEGMENT_BYTES = SEGMENT_BYTES[spec(config.env).kind]
+        if die_at is not None:
+            stepped = Books.stepped
+
+            def last_step(books: Books, *arguments: Any) -> Any:
+                if books.counters.steps >= die_at:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return stepped(books, *arguments)
+
+            Books.stepped = last_step
         train(config)
 
 
-def start(config: RunConfig, said: Path, own_group: bool, quick_disk: bool) -> Any:
-    process = _forks.Process(target=work, args=(config, said, own_group, quick_disk))
+def make_deterministic() -> None:
+    """Kernels that give the same bits each time, where torch has them; it warns of the others."""
+    import torch
+
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read when the first product is computed
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+
+
+def start(config: RunConfig, said: Path, own_group: bool, quick_disk: bool, die_at: int | None = None) -> Any:
+    process = _forks.Process(target=work, args=(config, said, own_group, quick_disk, die_at))
     process.start()
     return process
 
@@ -76,6 +103,23 @@ def check_books(folder: Path) -> int:
 def folders(config: RunConfig) -> list[Path]:
     """Where a seed was killed before the folder of the next one was made, both began again in new ones."""
     return [candidates(Path(config.out) / config.env / config.agent, seed)[0] for seed in config.seeds]
+
+
+def killed_at_steps(config: RunConfig, said: Path, steps: Sequence[int]) -> list[Path]:
+    """Killed at these steps, each time continued, and played to its end; returns the folders."""
+    for step in steps:
+        process = start(config, said, own_group=False, quick_disk=True, die_at=step)
+        process.join(600)
+        assert process.exitcode == -signal.SIGKILL, said.read_text()
+        config = replace(config, resume=True)
+    finish(config, said)
+    return folders(config)
+
+
+def finish(config: RunConfig, said: Path) -> None:
+    process = start(config, said, own_group=False, quick_disk=True)
+    process.join(600)
+    assert process.exitcode == 0, said.read_text()
 
 
 def torture(

@@ -30,7 +30,8 @@ from runs import schema
 from runs.baselines import BaselineTrainer, SpacesOnly, WorldVecEnv, build
 from runs.config import InputError, RunConfig
 from runs.evaluate import evaluate
-from runs.train import Outcome, Progress, train
+from runs.progress import Progress
+from runs.train import Outcome, train
 from tests.envs.recount import _replay
 
 SMALL: dict[str, Any] = {

@@ -308,7 +308,7 @@ def test_rows_that_unpack_to_more_than_they_should_are_cut_off(tmp_path: Path) -
 
 
 def test_a_refused_write_leaves_the_checkpoints_before_as_they_were(tmp_path: Path) -> None:
-    """Too many open files, and a limit on the size of a file, as the kernel refuses them."""
+    """Too many open files, as the kernel refuses them; whole trainings on bad disks are in test_disk.py."""
     import resource
 
     ring = written(tmp_path, 45, 20)

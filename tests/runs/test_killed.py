@@ -28,8 +28,8 @@ from runs.killed import close_killed
 from runs.machine import TreeCpu
 from runs.resume import continued
 from runs.schema import Energy, after_kill, has_gone
+from runs.takeover import last_words
 from runs.tally import COUNTING, is_counting
-from runs.train import last_words
 from tests.analysis.run_folders import write_run
 from tests.runs.fake_nvml import UUID, Clock, FakeNvml, Load
 from tests.runs.fake_powercap import FakePowercap

@@ -19,7 +19,8 @@ from agents.family import agent_config
 from runs import schema
 from runs.budget import parse_budget
 from runs.config import InputError, RunConfig
-from runs.train import Outcome, Progress, train
+from runs.progress import Progress
+from runs.train import Outcome, train
 from tests.torture import result, torture
 
 SMALL = AgentConfig(hidden=(16,), batch_size=8, learning_starts_steps=30, epsilon_decay_steps=200, replay_capacity=90)

@@ -28,7 +28,8 @@ from runs.config import InputError, RunConfig
 from runs.evaluate import evaluate
 from runs.folder import load_policy
 from runs.prepare import replay_layout
-from runs.train import Outcome, Progress, train
+from runs.progress import Progress
+from runs.train import Outcome, train
 
 SMALL = AgentConfig(hidden=(16,), batch_size=8, learning_starts_steps=50, epsilon_decay_steps=200, replay_capacity=1000)
 SMALL_ATARI = replace(

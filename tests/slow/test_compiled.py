@@ -1,15 +1,23 @@
-"""Every idea compiled, against the eager mode: up to a minute each where nothing is cached. `make slow`."""
+"""Every idea compiled, against the eager mode, and continued after kills: up to a minute each where nothing is cached. `make slow`."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from agents.config import AgentConfig
+from runs import schema
+from runs.config import RunConfig
 from tests.agents.test_learner import AGENTS, losses_of
+from tests.slow.test_torture import IQN, MINATAR, RAINBOW, SMALL
+from tests.torture import check_books, finish, folders, killed_at_steps, result
 
 
 @pytest.fixture(autouse=True)
@@ -25,3 +33,37 @@ def one_thread() -> Iterator[None]:
 @pytest.mark.parametrize("config", AGENTS.values(), ids=AGENTS)
 def test_eager_and_compiled_give_the_same_losses(config: AgentConfig, seeds: tuple[int, ...]) -> None:
     np.testing.assert_allclose(losses_of(config, seeds, compile=True), losses_of(config, seeds), rtol=5e-4)
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "dqn": {},
+    "dqn, 3 seeds": {"seeds": (0, 1, 2)},
+    "rainbow": {"agent": "rainbow", "agent_config": RAINBOW},
+    "rainbow, 2 seeds": {"agent": "rainbow", "agent_config": RAINBOW, "seeds": (0, 1)},
+    "iqn on Acrobot, 2 seeds of 2 envs": {"agent": "iqn", "env": "Acrobot-v1", "agent_config": IQN, "seeds": (0, 1)},
+    "dqn on MinAtar": {"env": "MinAtar/Asterix-v1", "agent_config": MINATAR},
+}
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_a_compiled_run_that_was_killed_and_continued_is_the_run_that_would_have_been(
+    kind: dict[str, Any], tmp_path: Path
+) -> None:
+    values: dict[str, Any] = {
+        "agent": "dqn", "env": "CartPole-v1", "agent_config": SMALL, "seeds": (0,), "budget": "3k-steps", "evals": 2,
+        "eval_episodes": 2, "out": str(tmp_path / "whole"), "device": "cpu", "compile": "on", "threads": 1, "heartbeat_s": 0.05,
+        "checkpoint_every": "200-steps",
+    }  # fmt: skip
+    config, said = RunConfig(**(values | kind)), tmp_path / "said"
+    finish(config, said)
+    whole = folders(config)
+    cut = killed_at_steps(replace(config, out=str(tmp_path / "cut")), said, [730, 1411, 2604])
+    for folder, uninterrupted in zip(cut, whole, strict=True):
+        assert schema.read_run(folder).run_config["compiled"] is True
+        assert result(folder) == result(uninterrupted)
+        check_books(folder)
+        continued = re.findall(r"continued at step ([\d,]+)", " ".join(schema.read_ledger(folder)[-1].notes))
+        assert len(continued) == 3
+        assert "0" not in continued, "a checkpoint is whole before the next one begins"
+    assert "Traceback" not in said.read_text()
