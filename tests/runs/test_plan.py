@@ -15,6 +15,7 @@ from agents.config import AgentConfig
 from runs.budget import parse_budget
 from runs.checkpoint import Manifest, Store
 from runs.config import RunConfig
+from runs.family import FamilyTrainer
 from runs.plan import Forecast, Job, Pace, Range, forecast, game_steps, learning_pace, plan, power, try_out, warm_up_pace
 from runs.schema import Counts, Energy, Flops, LedgerLine, read_ledger
 from runs.train import train
@@ -127,6 +128,22 @@ def test_what_is_counted_is_forecast_exactly(tmp_path: Path) -> None:
     sizes = [(one.folder / "checkpoints/final.pt").stat().st_size for one in outcomes]
     assert pace.checkpoint_bytes == pytest.approx(sum(sizes), rel=0.02)
     assert 0.1 * (last.wall_s or 0) < found.wall_s.value < 10 * (last.wall_s or 0), "not another unit"
+
+
+def test_what_is_compiled_in_the_trial_is_not_compiled_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first trainer that is made takes a second longer, as with a compiler whose cache is cold: that is the high end alone."""
+    made, init = [], FamilyTrainer.__init__
+
+    def slow_at_first(trainer: FamilyTrainer, *of: Any) -> None:
+        if not made:
+            time.sleep(1.0)
+        made.append(trainer)
+        init(trainer, *of)
+
+    monkeypatch.setattr(FamilyTrainer, "__init__", slow_at_first)
+    pace, _ = plan(CONFIG, 1.0, lambda text: None)
+    assert pace.setup_s.low == pace.setup_s.value < 0.8
+    assert pace.setup_s.high >= 1.0
 
 
 def test_the_checkpoint_at_a_trials_end_is_no_part_of_its_pace(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,9 +27,9 @@ from runs.budget import BudgetError, parse_budget
 from runs.config import InputError, RunConfig
 from runs.evaluate import evaluate
 from runs.folder import load_policy
-from runs.prepare import replay_layout
+from runs.prepare import default_threads, replay_layout
 from runs.progress import Progress
-from runs.train import Outcome, train
+from runs.train import Outcome, lockstep_groups, train
 
 SMALL = AgentConfig(hidden=(16,), batch_size=8, learning_starts_steps=50, epsilon_decay_steps=200, replay_capacity=1000)
 SMALL_ATARI = replace(
@@ -360,3 +360,18 @@ def test_an_unwritable_folder_is_refused_before_anything_runs(tmp_path: Path) ->
 
 def test_every_kind_of_environment_declares_what_a_run_needs() -> None:
     assert {spec(env).kind for env in ("CartPole-v1", "MinAtar/Freeway-v1", "ALE/Pong-v5")} == {"control", "minatar", "atari"}
+
+
+@pytest.mark.parametrize(
+    ("domain", "env", "groups"),
+    [("classic", "CartPole-v1", 1), ("minatar", "MinAtar/Breakout-v1", 1), ("atari", "ALE/Pong-v5", 3)],
+)
+def test_seeds_of_small_networks_train_side_by_side_on_a_cpu(domain: str, env: str, groups: int) -> None:
+    config = RunConfig("dqn", env, agent_config("dqn", domain), (0, 1, 2), "1M-steps")
+    assert len(lockstep_groups(config, torch.device("cpu"))) == groups
+    assert lockstep_groups(config, torch.device("cuda")) == [(0, 1, 2)], "on a GPU all do"
+
+
+def test_one_seed_of_a_small_network_has_one_thread() -> None:
+    for domain in ("classic", "minatar"):
+        assert default_threads(agent_config("dqn", domain), 1, compiled=True) == 1
