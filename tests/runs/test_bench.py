@@ -39,6 +39,13 @@ def test_rates_are_those_between_the_first_update_and_the_end(monkeypatch: pytes
     assert found["gflops_per_s"] == pytest.approx(2 * 10 / 5)
 
 
+def test_the_shortest_timing_that_may_be_asked_for_has_something_to_read() -> None:
+    found = bench.ours(replace(CONFIG, compile="off"), 3.0)
+    assert found["steps_per_s"] > 10
+    assert found["updates_per_s"] == pytest.approx(found["steps_per_s"]), "one update a step"
+    assert sum(found["phases"].values()) == pytest.approx(1.0)
+
+
 def test_where_acting_is_in_the_same_call_neither_has_a_latency_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     found = tried(monkeypatch, [line(100, 1, 2.0), line(500, 401, 6.0)])
     assert (found["update_ms"], found["act_ms"]) == (None, None)
@@ -47,7 +54,7 @@ def test_where_acting_is_in_the_same_call_neither_has_a_latency_of_its_own(monke
 def test_a_case_and_its_peer_run_in_turns_and_ratios_are_taken_pair_by_pair(monkeypatch: pytest.MonkeyPatch) -> None:
     """Medians of (200, 300, 600) and (100, 50, 200): 300 and 100; of the ratios 2, 6 and 3: 3, which is not 300 / 100 by luck alone."""
     order: list[str] = []
-    rates, others = iter([1.0, 200.0, 300.0, 600.0]), iter([100.0, 50.0, 200.0])
+    rates, others = iter([200.0, 300.0, 600.0]), iter([100.0, 50.0, 200.0])
 
     def ours(config: RunConfig, seconds: float) -> dict[str, Any]:
         order.append("ours")
@@ -65,10 +72,11 @@ def test_a_case_and_its_peer_run_in_turns_and_ratios_are_taken_pair_by_pair(monk
         order.append("peer")
         return next(others)
 
+    monkeypatch.setattr(bench, "try_out", lambda *_: order.append("warm-up"))
     monkeypatch.setattr(bench, "ours", ours)
     monkeypatch.setattr(bench, "peer", peer)
     found = bench.speed(CASES[0], MACHINE, 3, 1.0, "cpu", 2)
-    assert order == ["ours", "ours", "peer", "ours", "peer", "ours", "peer"], "the first fills the compiler's cache"
+    assert order == ["warm-up", "ours", "peer", "ours", "peer", "ours", "peer"], "the first fills the compiler's cache"
     assert (found.steps_per_s, found.steps_per_s_range) == (300, (200, 600))
     assert (found.ratio, found.ratio_range, found.peer_steps_per_s) == (3, (2, 6), 100)
     assert found.updates_per_s == 75, "of the repeat in the middle"
@@ -101,6 +109,7 @@ def test_the_command_shows_and_writes_what_was_timed(
     fixed = {"steps_per_s": 1234.0, "updates_per_s": 1234.0, "update_ms": None, "act_ms": None, "phases": {"learn": 0.9, "io": 0.1},
              "gflops_per_s": 50.0}  # fmt: skip
     monkeypatch.setattr(bench, "machine", lambda *_: MACHINE)
+    monkeypatch.setattr(bench, "try_out", lambda *_: None)
     monkeypatch.setattr(bench, "ours", lambda *_: fixed)
     monkeypatch.setattr(bench, "peer", lambda *_: 617.0)
     target = tmp_path / "bench.json"
@@ -114,7 +123,7 @@ def test_the_command_shows_and_writes_what_was_timed(
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [(["--only", "cartpole"], "cartpole-1"), (["--repeats", "0"], "--repeats"), (["--seconds", "0"], "--seconds")],
+    [(["--only", "cartpole"], "cartpole-1"), (["--repeats", "0"], "--repeats"), (["--seconds", "2.9"], "--seconds")],
 )
 def test_bad_input_is_one_line(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert playmeter.main(["bench", *words]) == 2

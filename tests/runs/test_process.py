@@ -306,7 +306,7 @@ def test_a_killed_meter_leaves_the_truth_up_to_its_last_heartbeat(tmp_path: Path
 
 
 def test_what_the_user_says_of_his_machine_counts_and_what_is_odd_is_said_at_the_end(tmp_path: Path) -> None:
-    done = meter(tmp_path, "sh", "-c", "echo of the command >&2", options=("--cpu-watts", "70"))
+    done = meter(tmp_path, "sh", "-c", "echo of the command >&2; sleep 0.5", options=("--cpu-watts", "70"))
     first, note, last = done.stderr.splitlines()
     assert first == "of the command"
     assert note.startswith("playmeter: --cpu-watts 70 is one figure")
