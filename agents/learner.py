@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -291,9 +292,20 @@ def build_calls(
         return action, update(params, target, state, learning)
 
     def ready(function: Callable[..., Any]) -> Callable[..., Any]:
-        return torch.no_grad()(torch.compile(function, dynamic=False) if compile else function)
+        return torch.no_grad()(compiled(function) if compile else function)
 
     return ready(act), ready(update), ready(act_update)
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compiled as a whole or not at all.
+
+    torch keeps what it compiled beside the function's code and counts eight variants of it: without code of its own, the ninth learner
+    of a process would quietly run uncompiled.
+    """
+    code = function.__code__.replace()
+    own = FunctionType(code, function.__globals__, function.__name__, function.__defaults__, function.__closure__)
+    return torch.compile(own, dynamic=False, fullgraph=True)
 
 
 def augmented(config: AgentConfig, batch: Batch, shift: Tensor, intensity: Tensor) -> Batch:
