@@ -23,6 +23,7 @@ from agents.augment import augment
 from agents.config import AgentConfig
 from agents.networks import FlatNetwork, QNetwork, flat_network
 from agents.noise import Noise
+from agents.operators import teach_compiler
 from agents.replay import Replay, ReplayLayout, ReplayStorage, sample
 from agents.update import Batch, Metrics, OptState, Update, UpdateNoise, make_update
 
@@ -303,6 +304,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     torch keeps what it compiled beside the function's code and counts eight variants of it: without code of its own, the ninth learner
     of a process would quietly run uncompiled.
     """
+    teach_compiler()
     code = function.__code__.replace()
     own = FunctionType(code, function.__globals__, function.__name__, function.__defaults__, function.__closure__)
     return torch.compile(own, dynamic=False, fullgraph=True)

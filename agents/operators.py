@@ -6,6 +6,9 @@ once. On a CPU that costs more than the pass over memory that it saves.
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -27,9 +30,35 @@ def _(table: Tensor, index: Tensor, keep: Tensor) -> Tensor:
 
 
 def once(few: Tensor) -> Tensor:
-    """The same few numbers, computed once and not in every loop that reads them.
+    """The same numbers, computed once and not in every loop that reads them.
 
-    Fused, the two powers of Adam's bias correction would be taken for every 16 parameters. The compiler keeps the results of
-    reductions in memory, so this is one: the largest of 16 copies.
+    Fused, the two powers of Adam's bias correction would be taken for every 16 parameters, and where a transition lies in the replay
+    would be looked up for every 16 numbers that are computed from it.
     """
-    return few.unsqueeze(-1).expand(*few.shape, 16).amax(-1)
+    return _kept(few) if torch.compiler.is_compiling() else few
+
+
+@torch.library.custom_op("playmeter::once", mutates_args=())
+def _kept(few: Tensor) -> Tensor:
+    return few.clone()
+
+
+@_kept.register_fake
+def _(few: Tensor) -> Tensor:
+    return torch.empty_like(few)
+
+
+@_kept.register_vmap
+def _(info: object, in_dims: tuple[int | None], few: Tensor) -> tuple[Tensor, int | None]:
+    return _kept(few), in_dims[0]
+
+
+@cache
+def teach_compiler() -> None:
+    """Nothing is called where ``once`` stands: the compiler keeps its argument in memory instead of fusing it."""
+    from torch._inductor.lowering import register_lowering  # the compiler takes seconds to import
+
+    @register_lowering(torch.ops.playmeter.once, type_promotion_kind=None)
+    def _(few: Any) -> Any:
+        few.realize()
+        return few

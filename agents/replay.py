@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agents import priorities
-from agents.operators import take_rows
+from agents.operators import once, take_rows
 from agents.priorities import Priorities
 from agents.update import Batch
 
@@ -218,6 +218,7 @@ def _uniform_row(layout: ReplayLayout, first: Tensor, count: Tensor, uniform: Te
 
 def gather(layout: ReplayLayout, storage: ReplayStorage, lane: Tensor, row: Tensor) -> Batch:
     """The n-step transitions that start at ``row`` of ``lane``, both [S, B] int64; all weights are 1."""
+    lane, row = once(lane), once(row)
     capacity, n = layout.capacity, layout.n_step
     meta = storage.meta.view(-1, 5)
     offsets = torch.arange(n, device=row.device)
@@ -238,9 +239,9 @@ def gather(layout: ReplayLayout, storage: ReplayStorage, lane: Tensor, row: Tens
     next_age = meta[lane * capacity + (last + 1) % capacity][..., AGE].long()
     return Batch(
         obs=_stack(layout, storage, lane, row, window[..., 0, AGE].long(), torch.zeros_like(slot)),
-        action=window[..., 0, ACTION].long(),
-        reward=(alive * powers * reward).sum(-1),
-        discount=discount,
+        action=once(window[..., 0, ACTION].long()),
+        reward=once((alive * powers * reward).sum(-1)),
+        discount=once(discount),
         next_obs=_stack(layout, storage, lane, last + 1, torch.where(slot > 0, age + 1, next_age), slot),
         weight=torch.ones_like(discount),
     )
@@ -252,7 +253,7 @@ def _stack(layout: ReplayLayout, storage: ReplayStorage, lane: Tensor, row: Tens
     frames = storage.frames.view(layout.lanes * rows, *layout.frame_shape)
     newest = torch.where(slot > 0, layout.capacity + slot - 1, row % layout.capacity)
     if layout.stack == 1:
-        return frames[lane * rows + newest]
+        return frames[once(lane * rows + newest)]
     back = torch.arange(layout.stack - 1, -1, -1, device=row.device)  # oldest first, as the environments stack
     reach = torch.minimum(back, age[..., None])  # how far back the episode goes
     index = torch.where(reach == 0, newest[..., None], (row[..., None] - reach) % layout.capacity)

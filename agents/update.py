@@ -106,7 +106,7 @@ def make_update(config: AgentConfig, network: FlatNetwork) -> Update:
         tau = noise.tau if config.head == "iqn" else None
         out = _forward(config, network, params, batch.obs, noise.normal[0], tau)  # [B, A, Z]
         with torch.no_grad():
-            goal = bootstrap(config, network, params, target, batch, noise)
+            goal = Bootstrap(*map(once, bootstrap(config, network, params, target, batch, noise)))
         chosen = out.gather(1, batch.action[:, None, None].expand(-1, 1, out.shape[-1])).squeeze(1)  # [B, Z]
         losses, priorities = loss_of(config, network, chosen, tau, goal)
         mean_q = network.q_values(out).mean()
