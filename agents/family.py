@@ -218,8 +218,8 @@ _IQN = Member(
     idea="The quantile is an input: any of them can be asked for, and every update draws new ones.",
     changes={"head": "iqn"},
     by_domain={
-        "classic": {"num_tau": 8, "num_tau_target": 8, "num_tau_act": 32},
-        "minatar": {"num_tau": 8, "num_tau_target": 8, "num_tau_act": 32},
+        "classic": {"num_tau": 8, "num_tau_target": 8, "num_tau_act": 8},
+        "minatar": {"num_tau": 8, "num_tau_target": 8, "num_tau_act": 8},
         "atari": {
             "num_tau": 64,
             "num_tau_target": 64,
@@ -231,7 +231,8 @@ _IQN = Member(
     sources={"atari": "dqn_zoo, iqn/run_atari.py: no gradient clipping, learning starts after 2 % of the capacity"},
     deviations=(
         "Evaluations take the mean of evenly spaced quantiles instead of drawn ones, so that they are deterministic.",
-        "8 quantiles an update outside Atari: the paper's figure 2 finds little to gain beyond, and the work grows with them.",
+        "8 quantiles for an update and for an action outside Atari: the paper's figure 2 finds little to gain beyond in the one, its "
+        "section 4 nothing in the other, and the work grows with them.",
     ),
 )
 

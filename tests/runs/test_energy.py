@@ -408,7 +408,9 @@ def test_the_sampling_thread_integrates_a_load_and_ends_with_close(bench):
     seconds = time.monotonic() - begin
     board.close()
     assert made.fake.calls.count("nvmlDeviceGetFieldValues") >= 5
-    assert 250.0 * 0.97 <= energy.joules <= 250.0 * 1.03 * seconds, "of one second at least, and of no more than passed around it"
+    assert 250.0 * 0.97 <= energy.joules <= 250.0 * 1.03 * seconds, (
+        "of one second at least, and of no more than passed around it"
+    )
     assert board.busy_s == 0.0
     assert not thread.is_alive()
     assert made.fake.open == 0
