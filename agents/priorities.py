@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from agents.operators import once
+
 
 class Priorities(NamedTuple):
     """The priorities of S seeds, raised to the priority exponent; 0 is never drawn. Float64: sums of a million stay exact enough."""
@@ -47,7 +49,7 @@ def draw(priorities: Priorities, uniform: Tensor) -> tuple[Tensor, Tensor]:
     upto = priorities.block_sum.cumsum(-1)
     total = upto[:, -1:]
     point = _below(uniform * total, total)
-    block = (upto[:, None, :] <= point[..., None]).sum(-1)
+    block = once((upto[:, None, :] <= point[..., None]).sum(-1))
     inside = priorities.value[seed, block]  # [S, B, block_length]
     upto_inside = inside.cumsum(-1)
     before = upto[seed, block] - priorities.block_sum[seed, block]
@@ -64,11 +66,14 @@ def _below(point: Tensor, end: Tensor) -> Tensor:
 
 def write(priorities: Priorities, row: Tensor, value: Tensor) -> None:
     """Set the priorities of rows [S, B], in place. A row that is named twice takes the larger value, in whatever order they come."""
-    flat = priorities.value.flatten(1)
-    flat.scatter_reduce_(1, row, value, "amax", include_self=False)
-    block = row // priorities.value.shape[-1]
+    same = row[:, :, None] == row[:, None, :]
+    value = torch.where(same, value[:, None, :], 0).amax(-1)  # of equal rows, so that the order of writing is nothing
+    length = priorities.value.shape[-1]
     seed = torch.arange(row.shape[0], device=row.device)[:, None]
-    priorities.block_sum.scatter_(1, block, priorities.value[seed, block].sum(-1))
+    block = once(row // length)
+    # index_put_ and not scatter_reduce_: the compiler writes the former in place, and for the latter copies all priorities twice
+    priorities.value.index_put_((seed, block, row % length), value)
+    priorities.block_sum.index_put_((seed, block), priorities.value[seed, block].sum(-1))
     priorities.largest.copy_(torch.maximum(priorities.largest, value.amax(-1)))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -10,10 +12,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from scipy import stats
+from torch._inductor.utils import run_and_get_code
 
 from agents import priorities
 from agents.config import AgentConfig
-from agents.learner import Learner
+from agents.learner import Learner, compiled
 from agents.priorities import Priorities
 from agents.replay import Replay, ReplayLayout, gather, sample
 
@@ -107,6 +110,24 @@ def test_a_row_written_twice_at_once_takes_the_larger_value_in_either_order() ->
         priorities.write(it, torch.tensor([[4, 4, 7]]), torch.tensor([value], dtype=torch.float64))
         assert it.value.flatten()[[3, 4, 7]].tolist() == [9.0, 3.0, 2.0], "the old value does not count"
         assert it.block_sum.sum().item() == pytest.approx(9 * 18 + 5)
+
+
+@pytest.mark.compiler
+def test_writing_compiled_is_in_place_and_calls_nothing_where_once_stands() -> None:
+    """Otherwise the numbers would be the same, later: all priorities copied twice, and a call into Python, at every update."""
+    it, row, value = filled(skewed(np.random.default_rng(0), 1, 4321)), torch.tensor([[3, 4000, 3]]), uniforms(1, 3)
+    expected = Priorities(*(tensor.clone() for tensor in it))
+    priorities.write(expected, row, value)
+    with torch._inductor.config.patch(fx_graph_cache=False), torch._functorch.config.patch(enable_autograd_cache=False):
+        _, (code,) = run_and_get_code(compiled(priorities.write), it, row, value)
+    for tensor, like in zip(it, expected, strict=True):
+        torch.testing.assert_close(tensor, like)
+    allocated = [
+        math.prod(map(int, re.findall(r"\d+", sizes))) for sizes in re.findall(r"empty_strided_cpu\(\(([^)]*)\)", code)
+    ]
+    assert allocated
+    assert it.value.numel() not in allocated
+    assert "ops.playmeter" not in code
 
 
 def test_the_largest_priority_ever_is_remembered_for_each_seed() -> None:
