@@ -115,8 +115,13 @@ class Learner:
         """Best actions [L] for observations [L, ...] of any number of lanes per seed; changes nothing."""
         return self._q_values(self.params, self.batched(obs)).argmax(-1).cpu().numpy().reshape(-1)
 
-    def warm_up(self, obs: NDArray[Any]) -> None:
-        """Compile before the clock of the first step runs: every call once, on copies, so that nothing is changed."""
+    def warm_up(self, obs: NDArray[Any], together: bool) -> None:
+        """Compile before the clock of the first step runs: the calls of a training once, on copies, so that nothing is changed.
+
+        Args:
+            obs: [L, ...], as the environments give them.
+            together: whether acting and one update are one call, ``act_and_update``; where more may be due at a step, they are not.
+        """
         params, target = self.params.clone(), self.target.clone()
         optimiser = OptState(*(tensor.clone() for tensor in self.optimiser))
         half, zero = torch.full_like(self._act_noise.peek(), 0.5), torch.zeros_like(self._act_normal.peek())
@@ -129,8 +134,11 @@ class Learner:
         uniform, normal = torch.zeros_like(self._update_noise.peek()), torch.zeros_like(self._update_normal.peek())
         learning = Learning(storage, uniform, normal, self._importance_exponent)
         self._act(params, acting)
-        self._update(params, target, optimiser, learning)
-        self._act_update(params, target, optimiser, acting, learning)
+        due = self.config.envs_per_seed * self.config.replay_ratio  # at a step
+        if together and due < 2:
+            self._act_update(params, target, optimiser, acting, learning)
+        if not together or due > 1:
+            self._update(params, target, optimiser, learning)
 
     def record(
         self,

@@ -6,6 +6,7 @@ once. On a CPU that costs more than the pass over memory that it saves.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
@@ -55,8 +56,18 @@ def _(info: object, in_dims: tuple[int | None], few: Tensor) -> tuple[Tensor, in
 
 @cache
 def teach_compiler() -> None:
-    """Nothing is called where ``once`` stands: the compiler keeps its argument in memory instead of fusing it."""
-    from torch._inductor.lowering import register_lowering  # the compiler takes seconds to import
+    """Nothing is called where ``once`` stands: the compiler keeps its argument in memory instead of fusing it.
+
+    The compiler takes seconds to import, and then a second to ask processes of their own which vector instructions work here. They
+    are asked while the rest of it is imported; should that fail, it asks again.
+    """
+    import torch._inductor.codecache  # what a thread imports beside an import could be seen half done
+    import torch._inductor.cpp_builder
+    from torch._inductor.cpu_vec_isa import valid_vec_isa_list
+
+    with ThreadPoolExecutor(1) as beside:
+        beside.submit(valid_vec_isa_list)
+        from torch._inductor.lowering import register_lowering
 
     @register_lowering(torch.ops.playmeter.once, type_promotion_kind=None)
     def _(few: Any) -> Any:

@@ -15,7 +15,7 @@ from agents.learner import Learner
 from agents.replay import Replay
 from runs.checkpoint import Manifest, State, Store
 from runs.flops import flop_costs
-from runs.loop import Event, Loop
+from runs.loop import Event, Loop, learns_while_playing
 from runs.prepare import (
     Job,
     check_memory,
@@ -123,7 +123,8 @@ class FamilyTrainer:
         check_memory(layout, job.device)
         self.learner = Learner(agent, layout, job.env_spec.num_actions, job.seeds, job.device, self.compiled)
         if self.compiled:
-            self.learner.warm_up(np.zeros((world.num_envs, *layout.obs_shape), np.uint8 if layout.pixels else np.float32))
+            obs = np.zeros((world.num_envs, *layout.obs_shape), np.uint8 if layout.pixels else np.float32)
+            self.learner.warm_up(obs, together=not learns_while_playing(job.env_spec))
         self.ring = ReplayRing(self.learner.replay)
         self.books = open_books(job, world, flop_costs(agent, layout, job.env_spec.num_actions))
         self.loop = Loop(self.learner, self.books)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from agents.learner import Learner
 from agents.update import Metrics
-from envs import World
+from envs import EnvSpec, World
 from runs.budget import Budget
 from runs.checkpoint import Manifest, Ring, State, Store
 from runs.counters import Counters, Ints
@@ -249,6 +249,11 @@ def _next_look(steps: int) -> int:
     return (steps // LOOK_STEPS + 1) * LOOK_STEPS
 
 
+def learns_while_playing(env: EnvSpec) -> bool:
+    """Whether an update runs between sending the actions and receiving what came of them; else it is one call with acting."""
+    return env.kind == "atari"
+
+
 @dataclass
 class Loop:
     """The family's own loop: one learner, one world, S seeds."""
@@ -332,7 +337,7 @@ class Loop:
         """Act, send the actions, and do the updates that are due."""
         learner, world, meter = self.learner, self.books.world, self.books.meter
         due = learner.updates_due()
-        if due == 1 and world.env_spec.kind != "atari":
+        if due == 1 and not learns_while_playing(world.env_spec):
             action, metrics = learner.act_and_update(obs)
             meter.lap("learn")
             world.send(action)

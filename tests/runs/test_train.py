@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from runs import schema
 from runs.budget import BudgetError, parse_budget
 from runs.config import InputError, RunConfig
 from runs.evaluate import evaluate
+from runs.family import FamilyTrainer
 from runs.folder import load_policy
 from runs.prepare import default_threads, replay_layout
 from runs.progress import Progress
@@ -57,6 +59,42 @@ def config(out: Path, **changes: Any) -> RunConfig:
 
 def last(outcome: Outcome) -> schema.LedgerLine:
     return schema.read_ledger(outcome.folder)[-1]
+
+
+@pytest.mark.parametrize(
+    ("env", "agent", "calls"),
+    [
+        ("CartPole-v1", SMALL, {"act", "act_update"}),
+        ("CartPole-v1", replace(SMALL, replay_ratio=2.0), {"act", "update"}),
+        ("CartPole-v1", replace(SMALL, replay_ratio=1.5), {"act", "act_update", "update"}),
+        ("ALE/Pong-v5", SMALL_ATARI, {"act", "update"}),
+    ],
+    ids=["one update a step", "two", "one and two by turns", "atari"],
+)
+def test_what_a_training_calls_was_compiled_before_and_nothing_else_was(
+    env: str, agent: AgentConfig, calls: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = [list[str](), list[str]()]
+
+    def noted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            seen[-1 if training else 0].append(function.__name__)
+            return function(*arguments)
+
+        return call
+
+    def begin(self: FamilyTrainer, consume: Callable[[Any], None]) -> None:
+        training.append(True)
+        original(self, consume)
+
+    training, original = list[bool](), FamilyTrainer.train
+    monkeypatch.setattr("agents.learner.compiled", noted)
+    monkeypatch.setattr(FamilyTrainer, "train", begin)
+    train(config(tmp_path, env=env, agent_config=agent, compile="on", budget="100-steps", evals=1))
+    assert sorted(seen[0]) == sorted(calls), "each of them once"
+    assert set(seen[1]) - calls == set()
+    assert "act" in seen[1]
+    assert len(set(seen[1])) > 1
 
 
 def test_a_run_folder_holds_what_the_design_says(tmp_path: Path) -> None:
