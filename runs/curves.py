@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from runs.schema import ABSENT, LedgerLine, present, total_energy
 
-JOULES_PER_KWH = 3.6e6
+JOULES_PER_WH = 3600.0
 
 
 class Curves:
@@ -65,7 +65,7 @@ def live(before: LedgerLine, line: LedgerLine) -> dict[str, float]:
     energy, was = total_energy(line.energy), total_energy(before.energy)
     seconds = (line.wall_s or 0.0) - (before.wall_s or 0.0)
     if energy.method != ABSENT:
-        values["meter/energy, kWh"] = energy.joules / JOULES_PER_KWH
+        values["meter/energy, Wh"] = energy.joules / JOULES_PER_WH
         if seconds > 0 and present(line.energy).keys() == present(before.energy).keys():
             values["meter/power, W"] = (energy.joules - was.joules) / seconds
     busy, allocated = _more(line.gpu_busy_s, before.gpu_busy_s), _more(line.gpu_allocated_s, before.gpu_allocated_s)

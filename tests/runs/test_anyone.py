@@ -388,7 +388,7 @@ def test_tensorboard_is_written_where_it_is_asked_for(tmp_path: Path) -> None:
     assert [(e.step, e.value) for e in events.Scalars("2 over frames/evaluation score")] == [(200, 7.0)]
     assert [e.step for e in events.Scalars("3 over human play, s/evaluation score")] == [4]
     assert events.Scalars("1 over steps/training score")
-    assert events.Scalars("meter/energy, kWh")[-1].value == pytest.approx(last(folder).joules / 3.6e6, rel=1e-5)
+    assert events.Scalars("meter/energy, Wh")[-1].value == pytest.approx(last(folder).joules / 3600, rel=1e-5)
     assert events.Scalars("meter/power, W")
     assert sum(p.value > 0 for p in events.Scalars("speed/frames per s")) > 0
 

@@ -30,7 +30,7 @@ LATER = replace(
 
 def test_watts_utilisation_and_speed_are_of_the_time_between_two_lines_and_energy_is_cumulative() -> None:
     assert live(BEFORE, LATER) == {
-        "meter/energy, kWh": pytest.approx(4140 / 3.6e6),
+        "meter/energy, Wh": pytest.approx(4140 / 3600),
         "meter/power, W": pytest.approx((500 + 40) / 2),
         "meter/GPU utilisation, %": pytest.approx(25.0),  # half of the board is ours, and a quarter of that second it was busy
         "speed/frames per s": 360.0,

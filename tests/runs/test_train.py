@@ -246,9 +246,9 @@ def test_tensorboard_has_each_curve_over_every_axis(tmp_path: Path) -> None:
         assert f"{axis}/evaluation score" in tags
         assert f"{axis}/training score" in tags
     assert {"learning/loss", "learning/epsilon", "speed/steps per s", "speed/frames per s"} <= set(tags)
-    assert {"meter/power, W", "meter/energy, kWh"} <= set(tags)
-    kwh = events.Scalars("meter/energy, kWh")[-1]
-    assert kwh.value == pytest.approx(next(li.joules for li in lines if li.lineage.steps == kwh.step) / 3.6e6, rel=1e-5)
+    assert {"meter/power, W", "meter/energy, Wh"} <= set(tags)
+    wh = events.Scalars("meter/energy, Wh")[-1]
+    assert wh.value == pytest.approx(next(li.joules for li in lines if li.lineage.steps == wh.step) / 3600, rel=1e-5)
     assert all(p.value > 0 for p in events.Scalars("meter/power, W"))
     evals = schema.read_evals(outcome.folder)
     by_steps = events.Scalars("1 over steps/evaluation score")
