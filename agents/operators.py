@@ -66,7 +66,8 @@ def teach_compiler() -> None:
     from torch._inductor.cpu_vec_isa import valid_vec_isa_list
 
     with ThreadPoolExecutor(1) as beside:
-        beside.submit(valid_vec_isa_list)
+        if not torch.cuda.is_available():  # what runs on a GPU needs no answer
+            beside.submit(valid_vec_isa_list)
         from torch._inductor.lowering import register_lowering
 
     @register_lowering(torch.ops.playmeter.once, type_promotion_kind=None)
