@@ -146,5 +146,6 @@ def _refusal(text: str, fault: str) -> BudgetError:
 
 
 def _short(text: str) -> str:
-    """At most 40 characters on one line."""
-    return repr(text if len(text) <= 40 else text[:37] + "...")
+    """In quotes, on one line of at most 42 characters, however long its escapes are."""
+    shown = repr(text)
+    return shown if len(shown) <= 42 else f"{shown[:38]}...{shown[-1]}"

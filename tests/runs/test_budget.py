@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from runs.budget import Budget, BudgetError, parse_budget
@@ -108,6 +108,7 @@ FRAGMENTS = [
 
 
 @given(st.text(max_size=60) | st.lists(st.sampled_from([*FRAGMENTS, " "]), max_size=8).map("".join))
+@example("1" + "\U00018cd6" * 40)  # ten characters each when shown
 def test_any_other_text_is_refused_in_one_short_line(text):
     try:
         budget = parse_budget(text)
