@@ -92,9 +92,7 @@ def test_what_a_training_calls_was_compiled_before_and_nothing_else_was(
     monkeypatch.setattr(FamilyTrainer, "train", begin)
     train(config(tmp_path, env=env, agent_config=agent, compile="on", budget="100-steps", evals=1))
     assert sorted(seen[0]) == sorted(calls), "each of them once"
-    assert set(seen[1]) - calls == set()
-    assert "act" in seen[1]
-    assert len(set(seen[1])) > 1
+    assert set(seen[1]) == calls
 
 
 def test_a_run_folder_holds_what_the_design_says(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 
 from agents.family import agent_config
 from agents.learner import Learner
-from agents.replay import ReplayLayout
+from agents.replay import ACTION, AGE, ReplayLayout
 
 CASES = (("dqn", "classic"), ("rainbow", "classic"), ("dqn", "atari"), ("der", "atari"))
 BLOCK_UPDATES = 20
@@ -42,8 +42,8 @@ def learner(agent: str, domain: str, rows: int) -> Learner:
     noise = rng.integers(0, 256, size=(1000, *shape)).astype(frames.dtype)
     for start in range(0, len(frames), len(noise)):
         frames[start : start + len(noise)] = noise[: len(frames) - start]
-    storage.meta[..., 0] = torch.randint(0, 6, (rows,))
-    storage.meta[..., 4] = stack
+    storage.meta[..., ACTION] = torch.randint(0, 6, (rows,))
+    storage.meta[..., AGE] = stack
     if config.prioritized:
         value = storage.priorities.value
         value.flatten(1)[:, stack : rows - config.n_step] = torch.rand(rows - stack - config.n_step, dtype=value.dtype)
@@ -77,7 +77,6 @@ def growth(agent: str, domain: str, rows: list[int], turns: int) -> None:
 
 def memory(rows: int) -> None:
     """A replay of so many Atari frames: ours in use, and what stable-baselines3 would allocate, from a hundredth of it."""
-    config = agent_config("dqn", "atari")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     ours = learner("dqn", "atari", rows)
     used = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e6
@@ -91,9 +90,7 @@ def memory(rows: int) -> None:
             )
         arrays = (value for value in vars(peer).values() if isinstance(value, np.ndarray))
         size = 100 * sum(array.nbytes for array in arrays) / 1e9
-        print(
-            f"stable-baselines3, optimize_memory_usage={economical}: {size:.1f} GB ({config.replay_capacity:,} is its own default)"
-        )
+        print(f"stable-baselines3, optimize_memory_usage={economical}: {size:.1f} GB")
 
 
 def main() -> None:
