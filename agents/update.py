@@ -214,9 +214,9 @@ def adam_step(params: Tensor, gradient: Tensor, state: OptState, learning_rate: 
     updates = state.updates + 1
     mean = 0.9 * state.mean + 0.1 * gradient
     square = 0.999 * state.square + 0.001 * gradient * gradient
-    correction = once(torch.stack((1 - 0.9**updates, 1 - 0.999**updates)))
-    mean_hat, square_hat = mean / correction[0], square / correction[1]
-    return params - learning_rate * mean_hat / (square_hat.sqrt() + eps), OptState(mean, square, updates)
+    # two factors computed once: a division of every parameter costs more than its product
+    step_size, debias = once(torch.stack((learning_rate / (1 - 0.9**updates), 1 / (1 - 0.999**updates))))
+    return params - step_size * mean / ((square * debias).sqrt() + eps), OptState(mean, square, updates)
 
 
 def rmsprop_step(

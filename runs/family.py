@@ -121,10 +121,11 @@ class FamilyTrainer:
         world = train_world(job, agent.envs_per_seed)
         layout = replay_layout(agent, world, job.seeds, job.budget)
         check_memory(layout, job.device)
-        self.learner = Learner(agent, layout, job.env_spec.num_actions, job.seeds, job.device, self.compiled)
+        together = not learns_while_playing(job.env_spec)
+        self.learner = Learner(agent, layout, job.env_spec.num_actions, job.seeds, job.device, self.compiled, together)
         if self.compiled:
             obs = np.zeros((world.num_envs, *layout.obs_shape), np.uint8 if layout.pixels else np.float32)
-            self.learner.warm_up(obs, together=not learns_while_playing(job.env_spec))
+            self.learner.warm_up(obs)
         self.ring = ReplayRing(self.learner.replay)
         self.books = open_books(job, world, flop_costs(agent, layout, job.env_spec.num_actions))
         self.loop = Loop(self.learner, self.books)

@@ -350,7 +350,7 @@ def test_params_sha256_tells_seeds_and_agents_apart() -> None:
 
 @pytest.mark.parametrize("together", [True, False])
 def test_warm_up_changes_nothing(together: bool) -> None:
-    it, other = learner((0, 1)), learner((0, 1))
-    it.warm_up(np.zeros((2, 4), np.float32), together)
+    it, other = learner((0, 1), together=together), learner((0, 1))
+    it.warm_up(np.zeros((2, 4), np.float32))
     assert it.updates == 0
     np.testing.assert_array_equal(train(it, 40)[0], train(other, 40)[0])
