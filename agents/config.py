@@ -131,8 +131,8 @@ class AgentConfig:
     """head scalar: Huber, which bounds every TD error's pull (Mnih et al. 2015 clip it), or the square. The other heads have losses
     of their own: cross-entropy (c51), quantile Huber with threshold 1 (qr, iqn)."""
 
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: updates compute convolutions and hidden layers in bfloat16 with float32 sums. Parameters, output layer, targets and losses
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """tf32: a GPU (from NVIDIA's Ampere on) rounds the factors of every product to 10 bits, acting included. bf16: updates compute convolutions and hidden layers in bfloat16 with float32 sums. Parameters, output layer, targets and losses
     stay float32, and so does acting. For GPUs, and CPUs with bfloat16 instructions (AVX512-BF16, AMX)."""
 
     learning_rate: float = 1e-3

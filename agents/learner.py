@@ -21,12 +21,12 @@ from torch import Tensor
 from agents import noise, priorities
 from agents.augment import augment
 from agents.config import AgentConfig
+from agents.graphs import Record, put, replayed
 from agents.networks import FlatNetwork, QNetwork, flat_network
 from agents.noise import Noise
 from agents.operators import teach_compiler
 from agents.replay import Replay, ReplayLayout, ReplayStorage, sample
 from agents.update import Batch, Metrics, OptState, Update, UpdateNoise, make_update
-
 
 COMPILE_ACT_FROM_STEPS = 5_000
 """Compiling ``act`` on its own takes about a second and saves 0.1 to 0.2 ms a step; where it is called for fewer steps, it runs eagerly."""
@@ -81,10 +81,11 @@ class Learner:
         self._q_values = over_seeds(greedy_values(self.network), layout.seeds)
         self._together = together
         due = config.envs_per_seed * config.replay_ratio  # at a step
-        acts_early = together and due == 1 and config.learning_starts_steps < COMPILE_ACT_FROM_STEPS  # and then never on its own
-        self._act, self._update, self._act_update = build_calls(
-            config, layout, self.network, compile, compile and not acts_early
-        )
+        acts_early = (
+            together and due == 1 and config.learning_starts_steps < COMPILE_ACT_FROM_STEPS
+        )  # and then never on its own
+        self._calls = build_calls(config, layout, self.network, compile, compile and not acts_early)
+        self._graphs_read: tuple[Acting, Learning] | None = None
 
     def _noises(self) -> tuple[Noise, Noise, Noise, Noise]:
         config, network = self.config, self.network
@@ -106,18 +107,18 @@ class Learner:
 
     def act(self, obs: NDArray[Any]) -> NDArray[np.int64]:
         """Store observations [L, ...] and choose actions [L], epsilon-greedily."""
-        return self._act(self.params, self._observe(obs)).cpu().numpy().reshape(-1)
+        return self._calls["act"](self.params, self._observe(obs)).cpu().numpy().reshape(-1)
 
     def update(self) -> Metrics:
         """One gradient step for every seed; metrics [S]."""
-        metrics = self._update(*self._state(), self._learning())
+        metrics: Metrics = self._calls["update"](*self._state(), self._learning())
         self._updated()
         return metrics
 
     def act_and_update(self, obs: NDArray[Any]) -> tuple[NDArray[np.int64], Metrics]:
         """``act`` and then ``update`` in one call."""
         acting = self._observe(obs)
-        action, metrics = self._act_update(*self._state(), acting, self._learning())
+        action, metrics = self._calls["act_update"](*self._state(), acting, self._learning())
         self._updated()
         return action.cpu().numpy().reshape(-1), metrics
 
@@ -126,29 +127,42 @@ class Learner:
         """Best actions [L] for observations [L, ...] of any number of lanes per seed; changes nothing."""
         return self._q_values(self.params, self.batched(obs)).argmax(-1).cpu().numpy().reshape(-1)
 
-    def warm_up(self, obs: NDArray[Any]) -> None:
+    def warm_up(self, obs: NDArray[Any], record: Record | None = None) -> None:
         """Compile before the clock of the first step runs: the calls of a training once, on copies, so that nothing is changed.
 
         Args:
             obs: [L, ...], as the environments give them.
+            record: makes a graph of each of these calls (agents/graphs.py), which is what they are from then on.
         """
-        params, target = self.params.clone(), self.target.clone()
         optimiser = OptState(*(tensor.clone() for tensor in self.optimiser))
         half, zero = torch.full_like(self._act_noise.peek(), 0.5), torch.zeros_like(self._act_normal.peek())
-        acting = Acting(self.batched(obs), half, zero, self._epsilon)
+        acting = Acting(self.batched(obs).clone(), half, zero, self._epsilon)
         storage = self.replay.storage
-        storage = storage._replace(
+        one_row = storage._replace(
             clock=torch.tensor([0, 1], device=self.device),
             priorities=priorities.Priorities(*(torch.ones_like(tensor) for tensor in storage.priorities)),
         )
         uniform, normal = torch.zeros_like(self._update_noise.peek()), torch.zeros_like(self._update_normal.peek())
         learning = Learning(storage, uniform, normal, self._importance_exponent)
-        self._act(params, acting)
+        copies = self.params.clone(), self.target.clone(), optimiser
+        for name, arguments in self._arguments(copies, acting, learning._replace(storage=one_row)).items():
+            self._calls[name](*arguments)
+        if record is not None:
+            calls = self._arguments(self._state(), acting, learning).items()
+            self._calls |= {name: replayed(self._calls[name], arguments, record) for name, arguments in calls}
+            self._graphs_read = acting, learning
+
+    def _arguments(
+        self, state: tuple[Tensor, Tensor, OptState], acting: Acting, learning: Learning
+    ) -> dict[str, tuple[Any, ...]]:
+        """The calls that a training makes, each with its arguments."""
         due = self.config.envs_per_seed * self.config.replay_ratio  # at a step
-        if self._together and due < 2:
-            self._act_update(params, target, optimiser, acting, learning)
-        if not self._together or due > 1:
-            self._update(params, target, optimiser, learning)
+        together, apart = self._together and due < 2, not self._together or due > 1
+        return {
+            "act": (state[0], acting),
+            **({"act_update": (*state, acting, learning)} if together else {}),
+            **({"update": (*state, learning)} if apart else {}),
+        }
 
     def record(
         self,
@@ -166,12 +180,14 @@ class Learner:
     def _observe(self, obs: NDArray[Any]) -> Acting:
         self.replay.begin(obs)
         self._epsilon.fill_(self.config.epsilon(self.steps))
-        return Acting(self.batched(obs), self._act_noise.draw(), self._act_normal.draw(), self._epsilon)
+        acting = Acting(self.batched(obs), self._act_noise.draw(), self._act_normal.draw(), self._epsilon)
+        return acting if self._graphs_read is None else put(acting, self._graphs_read[0])
 
     def _learning(self) -> Learning:
         self._importance_exponent.fill_(self.config.importance_exponent(self.steps))
         uniform, normal = self._update_noise.draw(), self._update_normal.draw()
-        return Learning(self.replay.storage, uniform, normal, self._importance_exponent)
+        learning = Learning(self.replay.storage, uniform, normal, self._importance_exponent)
+        return learning if self._graphs_read is None else put(learning, self._graphs_read[1])
 
     def batched(self, obs: NDArray[Any]) -> Tensor:
         """Observations [L, ...] as a tensor [S, L / S, ...] on the device."""
@@ -274,8 +290,11 @@ def over_seeds(function: Callable[..., Any], seeds: int) -> Callable[..., Any]:
 
 def build_calls(
     config: AgentConfig, layout: ReplayLayout, network: FlatNetwork, compile: bool, compile_act: bool
-) -> tuple[Callable[..., Tensor], Callable[..., Metrics], Callable[..., tuple[Tensor, Metrics]]]:
-    """``act``, ``update`` and both in one, over seeds. Parameters and optimiser state are updated in place: their buffers never move."""
+) -> dict[str, Callable[..., Any]]:
+    """``act`` gives actions, ``update`` metrics, and ``act_update`` both, over seeds.
+
+    Parameters and optimiser state are updated in place: their buffers never move.
+    """
     update_seeds: Update = over_seeds(make_update(config, network), layout.seeds)
 
     def act_seed(params: Tensor, obs: Tensor, uniform: Tensor, normal: Tensor, epsilon: Tensor) -> Tensor:
@@ -313,7 +332,7 @@ def build_calls(
     def ready(function: Callable[..., Any], compile: bool) -> Callable[..., Any]:
         return torch.no_grad()(compiled(function) if compile else function)
 
-    return ready(act, compile_act), ready(update, compile), ready(act_update, compile)
+    return {"act": ready(act, compile_act), "update": ready(update, compile), "act_update": ready(act_update, compile)}
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -62,7 +62,7 @@ def bench_command(argv: Sequence[str]) -> int:
     return 0
 
 
-COLUMNS = "{:<12} {:<24} {:<10} {:<15} {:<10} {:<20} {}"
+COLUMNS = "{:<14} {:<24} {:<10} {:<15} {:<10} {:<20} {}"
 
 
 def hardware(of: Machine) -> str:
@@ -88,5 +88,6 @@ def row(one: Speed) -> str:
         "one call" if one.update_ms is None else f"{one.update_ms:.2f} / {one.act_ms:.2f}",
         f"{one.matmul_share:.0%}",
         ratio,
-        ", ".join(f"{name} {share:.0%}" for name, share in one.phases.items() if share >= 0.005),
+        ", ".join(f"{name} {share:.0%}" for name, share in one.phases.items() if share >= 0.005)
+        + ("" if one.gpu_busy_share is None else f"; GPU busy {one.gpu_busy_share:.0%}"),
     )

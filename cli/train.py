@@ -70,6 +70,8 @@ class Train(TrainAny):
 
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile the update: auto does where the run is long enough to win back the seconds that it takes."""
+    cuda_graphs: Literal["auto", "on", "off"] = "auto"
+    """On a GPU, launch all kernels of an update at once: auto does without where that is not possible."""
     agent: AgentConfig = field(default_factory=AgentConfig)
     """The agent's settings; the defaults are those of AGENT on this kind of environment."""
 
@@ -121,7 +123,7 @@ def train_arguments(
         baseline = parse(TrainBaseline[type(baseline.sb3)], argv, command, baseline)  # type: ignore[misc]
         return baseline, baseline.sb3, {}
     asked: Train = parse(kind, argv, command, kind(name, env, agent=agent_config(name, domain)))
-    return asked, asked.agent, {"compile": asked.compile}
+    return asked, asked.agent, {"compile": asked.compile, "cuda_graphs": asked.cuda_graphs}
 
 
 def asked_config(

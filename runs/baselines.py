@@ -96,6 +96,7 @@ class BaselineTrainer:
 
     checkpoint_file = FINAL_SB3_CHECKPOINT
     compiled = False
+    cuda_graphs = False
     ring = None
 
     def __init__(self, job: Job, config: BaselineConfig) -> None:

@@ -22,6 +22,7 @@ from envs import lane_seeds, make, spec
 from runs.config import DOMAINS, RunConfig
 from runs.plan import TRAINING_PHASES, try_out
 from runs.prepare import resolve_device
+from runs.schema import LedgerLine
 
 PEER = AgentConfig(hidden=(128, 128), batch_size=64, replay_ratio=1.0, learning_starts_steps=500, target_period_updates=100)
 ATARI = replace(agent_config("dqn", "atari"), learning_starts_steps=500, replay_capacity=20_000)
@@ -39,6 +40,7 @@ class Case:
     settings: AgentConfig | None = None  # None: the agent's own
     peer: str | None = None  # stable-baselines3's policy, where its DQN does the same work
     protocol: str | None = None
+    plain: bool = False  # neither compiled nor with CUDA graphs
 
     @property
     def config(self) -> AgentConfig:
@@ -47,12 +49,14 @@ class Case:
 
 CASES = (
     Case("cartpole-1", "dqn", "CartPole-v1", 1, PEER, "MlpPolicy"),
+    Case("cartpole-plain", "dqn", "CartPole-v1", 1, PEER, plain=True),
     Case("cartpole-4", "dqn", "CartPole-v1", 4, PEER, "MlpPolicy"),
     Case("cartpole-16", "dqn", "CartPole-v1", 16, PEER, "MlpPolicy"),
     Case("rainbow-1", "rainbow", "CartPole-v1"),
     Case("rainbow-16", "rainbow", "CartPole-v1", 16),
     Case("minatar-1", "dqn", "MinAtar/Breakout-v1"),
     Case("atari-1", "dqn", "ALE/Pong-v5", 1, ATARI, "CnnPolicy"),
+    Case("atari-plain", "dqn", "ALE/Pong-v5", 1, ATARI, plain=True),
     Case("atari-bf16", "dqn", "ALE/Pong-v5", 1, replace(ATARI, precision="bf16"), "CnnPolicy"),
     Case("der-1", "der", "ALE/Pong-v5", protocol="atari100k"),
 )
@@ -72,6 +76,9 @@ class Speed:
     phases: dict[str, float]  # share of the training's time
     gflops_per_s: float  # of the model, over the time of acting and learning
     matmul_share: float  # of the measured matmul rate
+    gpu_busy_share: (
+        float | None
+    )  # of the training's time, in which the driver saw a kernel running; None: no GPU, or it does not say
     peer_steps_per_s: float | None
     ratio: float | None  # median of the pairs' ratios
     ratio_range: tuple[float, float] | None
@@ -134,7 +141,7 @@ def speed(case: Case, of: Machine, repeats: int, seconds: float, device: str, th
     """Train the case and its peer in turns."""
     config = RunConfig(
         case.agent, case.env, case.config, tuple(range(case.seeds)), "100k-steps", protocol=case.protocol, device=device,
-        compile="on", threads=threads,
+        compile="off" if case.plain else "on", cuda_graphs="off" if case.plain else "auto", threads=threads,
     )  # fmt: skip
     with_peer = case.peer is not None and (case.peer == "MlpPolicy" or importlib.util.find_spec("cv2") is not None)
     try_out(config, 0.5, quietly)  # fills the compiler's cache, and is not timed
@@ -157,6 +164,7 @@ def speed(case: Case, of: Machine, repeats: int, seconds: float, device: str, th
         phases=typical["phases"],
         gflops_per_s=typical["gflops_per_s"],
         matmul_share=typical["gflops_per_s"] / of.matmul_gflops_per_s,
+        gpu_busy_share=typical["gpu_busy_share"],
         peer_steps_per_s=median(theirs) if theirs else None,
         ratio=median(ratios) if ratios else None,
         ratio_range=(min(ratios), max(ratios)) if ratios else None,
@@ -180,7 +188,14 @@ def ours(config: RunConfig, seconds: float) -> dict[str, Any]:
         "act_ms": 1e3 * phases["act"] / steps if acts_apart else None,
         "phases": {name: value / spent for name, value in phases.items()},
         "gflops_per_s": seeds * flops / 1e9 / (phases["act"] + phases["learn"]),
+        "gpu_busy_share": gpu_busy_share(first, last, seeds),
     }
+
+
+def gpu_busy_share(first: LedgerLine, last: LedgerLine, seeds: int) -> float | None:
+    if first.gpu_busy_s is None or last.gpu_busy_s is None or not last.wall_s:
+        return None
+    return seeds * (last.gpu_busy_s - first.gpu_busy_s) / (last.wall_s - (first.wall_s or 0.0))
 
 
 def quietly(notice: str) -> None:
@@ -203,6 +218,7 @@ def peer(case: Case, seconds: float, device: str, threads: int) -> float:
             return not self.began_s or self.ended_s - self.began_s < seconds
 
     torch.set_num_threads(threads)
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = False, True  # torch's defaults, which are theirs
     agent = case.config
     arch: dict[str, Any] = {"policy_kwargs": {"net_arch": list(agent.hidden)}} if case.peer == "MlpPolicy" else {}
     env: Any = gymnasium.make(case.env) if case.peer == "MlpPolicy" else atari_as_theirs(case.env)

@@ -37,6 +37,8 @@ class RunConfig:
     out: str = "results"
     device: str = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
+    cuda_graphs: Literal["auto", "on", "off"] = "auto"
+    """On a GPU: auto does without them where they cannot be recorded, on does not."""
     threads: int | None = None
     """CPU threads of torch; None lets playmeter choose: one for a single small network, more for several seeds or convolutions."""
     heartbeat_s: float = 2.0

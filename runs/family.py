@@ -11,20 +11,23 @@ import torch
 from numpy.typing import NDArray
 
 from agents.config import AgentConfig
+from agents.graphs import cuda_graph
 from agents.learner import Learner
 from agents.replay import Replay
 from runs.checkpoint import Manifest, State, Store
+from runs.config import InputError
 from runs.flops import flop_costs
 from runs.loop import Event, Loop, learns_while_playing
 from runs.prepare import (
     Job,
     check_memory,
-    check_precision,
     check_warm_up,
     default_threads,
     open_books,
     replay_layout,
     resolve_compile,
+    resolve_cuda_graphs,
+    set_precision,
     train_world,
 )
 from runs.schema import FINAL_CHECKPOINT
@@ -114,21 +117,32 @@ class FamilyTrainer:
 
     def __init__(self, job: Job, agent: AgentConfig) -> None:
         check_warm_up(job, agent.learning_starts_steps, "--agent.learning-starts-steps")
-        check_precision(agent, job.device)
+        set_precision(agent, job.device)
         self.job, self.agent_config = job, asdict(agent)
-        self.compiled = resolve_compile(job, agent)
+        self.compiled, self.cuda_graphs = resolve_compile(job, agent), resolve_cuda_graphs(job)
         torch.set_num_threads(job.config.threads or default_threads(agent, len(job.seeds), self.compiled))
         world = train_world(job, agent.envs_per_seed)
         layout = replay_layout(agent, world, job.seeds, job.budget)
         check_memory(layout, job.device)
         together = not learns_while_playing(job.env_spec)
         self.learner = Learner(agent, layout, job.env_spec.num_actions, job.seeds, job.device, self.compiled, together)
-        if self.compiled:
-            obs = np.zeros((world.num_envs, *layout.obs_shape), np.uint8 if layout.pixels else np.float32)
-            self.learner.warm_up(obs)
+        if self.compiled or self.cuda_graphs:
+            self._warm_up(np.zeros((world.num_envs, *layout.obs_shape), np.uint8 if layout.pixels else np.float32))
         self.ring = ReplayRing(self.learner.replay)
         self.books = open_books(job, world, flop_costs(agent, layout, job.env_spec.num_actions))
         self.loop = Loop(self.learner, self.books)
+
+    def _warm_up(self, obs: NDArray[Any]) -> None:
+        try:
+            self.learner.warm_up(obs, cuda_graph if self.cuda_graphs else None)
+        except RuntimeError as error:
+            if not self.cuda_graphs:
+                raise
+            reason = str(error).partition("\n")[0]
+            if self.job.config.cuda_graphs == "on":
+                raise InputError(f"CUDA graphs cannot be recorded here ({reason}): use --cuda-graphs off") from error
+            self.job.notice(f"going on without CUDA graphs, several times slower on small networks: {reason}")
+            self.cuda_graphs = False
 
     def train(self, consume: Callable[[Event], None]) -> None:
         for event in self.loop.events():

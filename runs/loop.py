@@ -214,6 +214,7 @@ class Trainer(Protocol):
 
     books: Books
     compiled: bool
+    cuda_graphs: bool
     agent_config: dict[str, Any]
     """Every setting as it is in force, for ``run.json``."""
     checkpoint_file: str

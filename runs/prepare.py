@@ -151,9 +151,19 @@ def check_free_memory(replay_bytes: int, device: torch.device, steps: int, flag:
         )
 
 
-def check_precision(agent: AgentConfig, device: torch.device) -> None:
-    """Raise InputError where bfloat16 would be emulated: slower than float32, and less exact."""
+def set_precision(agent: AgentConfig, device: torch.device) -> None:
+    """Let a GPU round the factors of float32 products only where that was asked for: torch rounds those of convolutions by default.
+
+    Raises InputError where bfloat16 would be emulated (slower than float32, and less exact), or there is no TF32.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = agent.precision == "tf32"
     if agent.precision == "fp32":
+        return
+    if agent.precision == "tf32":
+        if device.type == "cpu" or torch.cuda.get_device_capability(device) < (8, 0):
+            raise InputError(
+                f"this {device.type} has no TF32 (GPUs have it from NVIDIA's Ampere on): use --agent.precision fp32"
+            )
         return
     native = torch.ops.mkldnn._is_mkldnn_bf16_supported() if device.type == "cpu" else torch.cuda.is_bf16_supported(False)
     if not native:
@@ -165,9 +175,12 @@ def resolve_compile(job: Job, agent: AgentConfig) -> bool:
     asked, budget = job.config.compile, job.budget
     if asked == "off":
         return False
-    compilers = (os.environ.get("CXX", "c++"), "c++", "g++", "clang++")
-    if job.device.type == "cpu" and not any(shutil.which(name) for name in compilers):
-        job.notice("no C++ compiler found: running eagerly, several times slower (Debian: apt install g++)")
+    if job.device.type == "cpu":
+        language, package, compilers = "C++", "g++", (os.environ.get("CXX", "c++"), "c++", "g++", "clang++")
+    else:  # for what launches the kernels
+        language, package, compilers = "C", "gcc", (os.environ.get("CC", "cc"), "cc", "gcc", "clang")
+    if not any(shutil.which(name) for name in compilers):
+        job.notice(f"no {language} compiler found: running eagerly, several times slower (Debian: apt install {package})")
         return False
     if asked == "on":
         return True
@@ -175,6 +188,13 @@ def resolve_compile(job: Job, agent: AgentConfig) -> bool:
     if steps is None:
         return budget.quantity != "wall_s" or budget.amount >= 60
     return (steps - agent.learning_starts_steps) * agent.replay_ratio >= COMPILE_FROM_UPDATES[agent.encoder]
+
+
+def resolve_cuda_graphs(job: Job) -> bool:
+    """Whether the calls of a step become CUDA graphs: on a GPU, where it was not asked otherwise."""
+    if job.config.cuda_graphs == "on" and job.device.type != "cuda":
+        raise InputError(f"--cuda-graphs on needs a CUDA GPU, and this runs on {job.device.type}: leave it out")
+    return job.config.cuda_graphs != "off" and job.device.type == "cuda"
 
 
 def default_threads(agent: AgentConfig, seeds: int, compiled: bool) -> int:

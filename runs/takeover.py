@@ -77,10 +77,14 @@ def with_replayed_frames(lines: list[LedgerLine | None], trainer: Trainer) -> li
     ]
 
 
+def how_it_computes(trainer: Trainer) -> dict[str, Any]:
+    """What rounding depends on besides libraries and hardware, for ``run.json``."""
+    return {"compiled": trainer.compiled, "with_cuda_graphs": trainer.cuda_graphs, "torch_threads": torch.get_num_threads()}
+
+
 def check_machine(record: RunRecord, trainer: Trainer, device: dict[str, Any], notice: Callable[[str], None]) -> None:
     """Say what makes the continued run another one than the uninterrupted: by rounding, not by luck."""
-    now = {"compiled": trainer.compiled, "torch_threads": torch.get_num_threads()}
-    changed = [name for name, value in now.items() if record.run_config.get(name) != value]
+    changed = [name for name, value in how_it_computes(trainer).items() if record.run_config.get(name, value) != value]
     changed += [name for name in ("torch", "numpy", "gymnasium", "ale-py") if record.versions.get(name) != versions().get(name)]
     if record.device.get("type") != device["type"]:
         changed.append("device")

@@ -46,7 +46,7 @@ from runs.schema import (
     RunRecord,
     read_evals,
 )
-from runs.takeover import TakenOver, take_over
+from runs.takeover import TakenOver, how_it_computes, take_over
 
 
 @dataclass(frozen=True)
@@ -310,7 +310,7 @@ class Group:
             group_seeds=list(self.seeds),
             share=1 / len(self.seeds),
             budget=self.config.budget,
-            run_config=asked | {"compiled": self.trainer.compiled, "torch_threads": torch.get_num_threads()},
+            run_config=asked | how_it_computes(self.trainer),
             command=list(self.config.command),
             started_utc=now_utc(),
             versions=versions(),

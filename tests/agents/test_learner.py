@@ -87,13 +87,13 @@ def train(it: Learner, steps: int, fused: bool = True, world: Toy | None = None)
     for _ in range(steps):
         if it.updates_due() and fused:
             action, metrics = it.act_and_update(toy.obs())
-            losses.append(metrics.loss.numpy())
+            losses.append(metrics.loss.cpu().numpy().copy())
         else:
             action = it.act(toy.obs())
-            losses += [it.update().loss.numpy() for _ in range(it.updates_due())]
+            losses += [it.update().loss.cpu().numpy().copy() for _ in range(it.updates_due())]
         reward, terminal, truncated, final = toy.step(action)
         it.record(action, reward, terminal, terminal | truncated, truncated, final)
-        actions.append(action)
+        actions.append(action.copy())
     return losses, actions
 
 

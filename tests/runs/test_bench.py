@@ -39,6 +39,25 @@ def test_rates_are_those_between_the_first_update_and_the_end(monkeypatch: pytes
     assert found["gflops_per_s"] == pytest.approx(2 * 10 / 5)
 
 
+def test_the_gpu_was_busy_for_the_part_of_the_time_in_which_the_driver_saw_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 4 s, 0.5 s of each of two seeds that share the process; where the driver says nothing, nothing is said."""
+    first, last = line(100, 1, 2.0), line(500, 401, 6.0)
+    assert tried(monkeypatch, [first, last])["gpu_busy_share"] is None
+    first, last = (replace(one, gpu_busy_s=busy, wall_s=wall) for one, busy, wall in ((first, 0.25, 3.0), (last, 0.75, 7.0)))
+    assert tried(monkeypatch, [first, last])["gpu_busy_share"] == pytest.approx(0.25)
+
+
+def test_plain_cases_are_neither_compiled_nor_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried_out: list[RunConfig] = []
+    monkeypatch.setattr(bench, "try_out", lambda config, *_: tried_out.append(config))
+    fixed = {"steps_per_s": 1.0, "updates_per_s": 1.0, "update_ms": 1.0, "act_ms": 1.0, "phases": {}, "gflops_per_s": 1.0,
+             "gpu_busy_share": None}  # fmt: skip
+    monkeypatch.setattr(bench, "ours", lambda *_: fixed)
+    for case in CASES:
+        bench.speed(replace(case, peer=None), MACHINE, 1, 3.0, "cpu", 1)
+        assert (tried_out[-1].compile, tried_out[-1].cuda_graphs) == (("off", "off") if case.plain else ("on", "auto"))
+
+
 def test_the_shortest_timing_that_may_be_asked_for_has_something_to_read() -> None:
     found = bench.ours(replace(CONFIG, compile="off"), 3.0)
     assert found["steps_per_s"] > 10
@@ -66,6 +85,7 @@ def test_a_case_and_its_peer_run_in_turns_and_ratios_are_taken_pair_by_pair(monk
             "act_ms": 1.0,
             "phases": {},
             "gflops_per_s": 25.0,
+            "gpu_busy_share": 0.5,
         }
 
     def peer(*_: Any) -> float:
@@ -107,7 +127,7 @@ def test_the_command_shows_and_writes_what_was_timed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fixed = {"steps_per_s": 1234.0, "updates_per_s": 1234.0, "update_ms": None, "act_ms": None, "phases": {"learn": 0.9, "io": 0.1},
-             "gflops_per_s": 50.0}  # fmt: skip
+             "gflops_per_s": 50.0, "gpu_busy_share": 0.25}  # fmt: skip
     monkeypatch.setattr(bench, "machine", lambda *_: MACHINE)
     monkeypatch.setattr(bench, "try_out", lambda *_: None)
     monkeypatch.setattr(bench, "ours", lambda *_: fixed)
@@ -115,7 +135,15 @@ def test_the_command_shows_and_writes_what_was_timed(
     target = tmp_path / "bench.json"
     assert playmeter.main(["bench", "--only", "cartpole-1", "rainbow-1", "--json", str(target)]) == 0
     text = capsys.readouterr().out
-    for part in ("100 GFLOP/s", "cartpole-1", "1,234", "one call", "50%", "2.00 (2.00–2.00)", "learn 90%, io 10%"):
+    for part in (
+        "100 GFLOP/s",
+        "cartpole-1",
+        "1,234",
+        "one call",
+        "50%",
+        "2.00 (2.00–2.00)",
+        "learn 90%, io 10%; GPU busy 25%",
+    ):
         assert part in text
     content = json.loads(target.read_text())
     assert [(case["case"], case["ratio"]) for case in content["cases"]] == [("cartpole-1", 2.0), ("rainbow-1", None)]

@@ -1,0 +1,109 @@
+"""Calls as graphs. What a graph may be is shown everywhere with a stand-in that reads and writes as CUDA graphs do; the real ones on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from agents.config import AgentConfig
+from agents.family import agent_config
+from agents.graphs import cuda_graph
+from agents.learner import Learner
+from tests.agents.test_learner import CONFIG, Pictures, learner, train
+
+RAINBOW = replace(
+    agent_config("rainbow", "classic"), hidden=(16,), batch_size=8, learning_starts_steps=10, replay_capacity=64, num_atoms=11
+)
+AGENTS = {
+    "dqn": CONFIG,
+    "rainbow": RAINBOW,
+    "iqn": replace(CONFIG, head="iqn", num_tau=4, num_tau_target=4, num_tau_act=4),
+    "two updates a step": replace(CONFIG, replay_ratio=2.0),
+    "one and two by turns": replace(CONFIG, replay_ratio=1.5),
+}
+
+
+def stand_in(it: Learner) -> Callable[[Callable[[], Any]], tuple[Callable[[], None], Any]]:
+    """A recorder that keeps what CUDA graphs promise: recording changes nothing, a replay reads the tensors that the call was recorded
+    with and no others, and every replay leaves its results in the same place."""
+
+    def record(call: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
+        storage = it.replay.storage
+        state = [*it._state()[:2], *it.optimiser, storage.clock, *storage.priorities]
+        before = [tensor.clone() for tensor in state]
+        storage.clock[1] = 1  # a CUDA graph that is recorded computes nothing; here there has to be something to sample
+        for tensor in storage.priorities:
+            tensor.fill_(1)
+        results = call()
+        for tensor, value in zip(state, before, strict=True):
+            tensor.copy_(value)
+        leaves, _ = torch.utils._pytree.tree_flatten(results)
+        for leaf in leaves:
+            leaf.fill_(0)  # nothing was computed
+
+        def replay() -> None:
+            for leaf, value in zip(leaves, torch.utils._pytree.tree_flatten(call())[0], strict=True):
+                leaf.copy_(value)
+
+        return replay, results
+
+    return record
+
+
+def recorded(config: AgentConfig, together: bool, seeds: tuple[int, ...] = (3, 5)) -> Learner:
+    it = learner(seeds, config, together=together)
+    it.warm_up(np.zeros((len(seeds), 4), np.float32), stand_in(it))
+    return it
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["one call", "two calls"])
+@pytest.mark.parametrize("config", AGENTS.values(), ids=AGENTS)
+def test_a_training_with_graphs_is_the_training_without(config: AgentConfig, together: bool) -> None:
+    """Two calls is how Atari learns. Losses, actions and every number of the state, over ends of episodes and a full ring."""
+    fused = together and config.replay_ratio == 1
+    it, plain = recorded(config, together), learner((3, 5), config)
+    seen, expected = train(it, 80, fused), train(plain, 80, fused)
+    np.testing.assert_array_equal(seen[0], expected[0])
+    np.testing.assert_array_equal(seen[1], expected[1])
+    assert it.params_sha256() == plain.params_sha256()
+    assert len(seen[0]) > 50
+    assert np.std(seen[0]) > 0
+
+
+def test_pictures_and_several_environments_too() -> None:
+    config = replace(CONFIG, encoder="nature", envs_per_seed=2, replay_ratio=0.5)
+    it, plain = learner((7,), config, (2, 36, 36), together=True), learner((7,), config, (2, 36, 36))
+    it.warm_up(np.zeros((2, 2, 36, 36), np.uint8), stand_in(it))
+    seen, expected = (train(one, 40, world=Pictures((7, 8))) for one in (it, plain))
+    np.testing.assert_array_equal(seen[0], expected[0])
+    np.testing.assert_array_equal(seen[1], expected[1])
+
+
+def test_recording_changes_nothing_and_a_state_can_be_loaded_after_it() -> None:
+    before, fresh = learner((3, 5), RAINBOW), learner((3, 5), RAINBOW)
+    it = recorded(RAINBOW, together=True)
+    assert it.params_sha256() == fresh.params_sha256()
+    assert (it.steps, it.updates) == (0, 0)
+    train(before, 60)
+    it.load_state_dict(before.state_dict())
+    np.testing.assert_array_equal(train(it, 60)[0], train(before, 60)[0])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA GPU")
+@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.compiler)], ids=["eager", "compiled"])
+@pytest.mark.parametrize("together", [True, False], ids=["one call", "two calls"])
+@pytest.mark.parametrize("config", [AGENTS["dqn"], AGENTS["rainbow"], AGENTS["iqn"]], ids=["dqn", "rainbow", "iqn"])
+def test_on_a_gpu_a_training_with_graphs_is_the_training_without(config: AgentConfig, together: bool, compile: bool) -> None:
+    """The same kernels in the same order; a graph may choose another matrix product's kernel, hence not bit by bit."""
+    layout = learner((3, 5), config).layout
+    with_graphs, without = (Learner(config, layout, 3, (3, 5), "cuda", compile, together) for _ in range(2))
+    with_graphs.warm_up(np.zeros((2, 4), np.float32), cuda_graph)
+    seen, expected = train(with_graphs, 80, together), train(without, 80, together)
+    np.testing.assert_allclose(seen[0], expected[0], rtol=1e-3)
+    np.testing.assert_array_equal(seen[1], expected[1])
