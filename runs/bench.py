@@ -18,6 +18,7 @@ import torch
 
 from agents.config import AgentConfig
 from agents.family import agent_config
+from agents.learner import Learner
 from envs import lane_seeds, make, spec
 from runs.config import DOMAINS, RunConfig
 from runs.plan import TRAINING_PHASES, try_out
@@ -173,23 +174,45 @@ def speed(case: Case, of: Machine, repeats: int, seconds: float, device: str, th
 
 def ours(config: RunConfig, seconds: float) -> dict[str, Any]:
     """Rates between the first update and the end of a short training, of three seconds at least: its ledger has a line a second."""
-    lines = try_out(config, seconds, quietly).lines
-    learning = [line for line in lines if line.lineage.updates]
+    trial = try_out(config, seconds, quietly)
+    learning, learner = [line for line in trial.lines if line.lineage.updates], trial.learner
     first, last = learning[0], learning[-1]
     phases = {name: last.active_s[name] - first.active_s[name] for name in TRAINING_PHASES}
     spent = sum(phases.values())
     steps, updates = ((getattr(last.lineage, name) or 0) - (getattr(first.lineage, name) or 0) for name in ("steps", "updates"))
     flops = sum((getattr(last.flops, name) or 0) - (getattr(first.flops, name) or 0) for name in ("act", "update"))
     seeds, acts_apart = len(config.seeds), phases["act"] > 0.02 * spent
+    computing = phases["act"] + phases["learn"]
+    update_ms, act_ms = (1e3 * phases["learn"] / updates, 1e3 * phases["act"] / steps) if acts_apart else (None, None)
+    if learner.device.type == "cuda":  # goes on computing behind every phase
+        computing = spent
+        if acts_apart:
+            update_ms, act_ms = gpu_ms(learner)
     return {
         "steps_per_s": seeds * steps / spent,
         "updates_per_s": seeds * updates / spent,
-        "update_ms": 1e3 * phases["learn"] / updates if acts_apart else None,
-        "act_ms": 1e3 * phases["act"] / steps if acts_apart else None,
+        "update_ms": update_ms,
+        "act_ms": act_ms,
         "phases": {name: value / spent for name, value in phases.items()},
-        "gflops_per_s": seeds * flops / 1e9 / (phases["act"] + phases["learn"]),
+        "gflops_per_s": seeds * flops / 1e9 / computing,
         "gpu_busy_share": gpu_busy_share(first, last, seeds),
     }
+
+
+def gpu_ms(learner: Learner, calls: int = 50) -> tuple[float, float]:
+    """Milliseconds of an update and of acting, each waited for."""
+    layout = learner.layout
+    obs = np.zeros((layout.lanes, *layout.obs_shape), np.uint8 if layout.pixels else np.float32)
+
+    def each_ms(call: Callable[[], Any]) -> float:
+        torch.cuda.synchronize(learner.device)
+        began = time.perf_counter()
+        for _ in range(calls):
+            call()
+            torch.cuda.synchronize(learner.device)
+        return 1e3 * (time.perf_counter() - began) / calls
+
+    return each_ms(learner.update), each_ms(lambda: learner.act(obs))
 
 
 def gpu_busy_share(first: LedgerLine, last: LedgerLine, seeds: int) -> float | None:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 import playmeter
 from runs import bench
@@ -21,8 +22,9 @@ MACHINE = Machine(threads=2, matmul_gflops_per_s=100.0, copy_gb_per_s=10.0, env_
 CONFIG = RunConfig("dqn", "CartPole-v1", CASES[0].config, (0, 1), device="cpu")
 
 
-def tried(monkeypatch: pytest.MonkeyPatch, lines: list[Any]) -> dict[str, Any]:
-    monkeypatch.setattr(bench, "try_out", lambda *_: SimpleNamespace(lines=lines))
+def tried(monkeypatch: pytest.MonkeyPatch, lines: list[Any], device: str = "cpu") -> dict[str, Any]:
+    learner = SimpleNamespace(device=torch.device(device))
+    monkeypatch.setattr(bench, "try_out", lambda *_: SimpleNamespace(lines=lines, learner=learner))
     return bench.ours(CONFIG, 1.0)
 
 
@@ -37,6 +39,17 @@ def test_rates_are_those_between_the_first_update_and_the_end(monkeypatch: pytes
     assert (found["update_ms"], found["act_ms"]) == (pytest.approx(40.0), pytest.approx(2.5))
     assert found["phases"] == {"act": pytest.approx(0.2), "learn": pytest.approx(0.8), "env": 0.0, "io": 0.0}
     assert found["gflops_per_s"] == pytest.approx(2 * 10 / 5)
+
+
+def test_on_a_gpu_which_computes_behind_every_phase_calls_are_timed_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 5 s of training 4.5 were act and learn: on a GPU the emulator's 0.5 may have been computing as well."""
+    first, last = line(100, 1, 2.0, act_s=0.5), line(500, 101, 6.0, act_s=1.0)
+    last = replace(last, flops=Flops(act=0, update=10**9), active_s=last.active_s | {"env": last.active_s["env"] + 0.5})
+    assert tried(monkeypatch, [first, last])["gflops_per_s"] == pytest.approx(2 / 4.5)
+    monkeypatch.setattr(bench, "gpu_ms", lambda learner: (3.0, 0.25))
+    found = tried(monkeypatch, [first, last], "cuda")
+    assert (found["update_ms"], found["act_ms"]) == (3.0, 0.25)
+    assert found["gflops_per_s"] == pytest.approx(2 / 5)
 
 
 def test_the_gpu_was_busy_for_the_part_of_the_time_in_which_the_driver_saw_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,8 +118,6 @@ def test_a_case_and_its_peer_run_in_turns_and_ratios_are_taken_pair_by_pair(monk
 
 def test_the_peer_does_the_same_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its updates are as many as ours would be, counted in the library's own optimiser."""
-    import torch
-
     steps = 0
     step = torch.optim.Adam.step
 
