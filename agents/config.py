@@ -132,8 +132,9 @@ class AgentConfig:
     of their own: cross-entropy (c51), quantile Huber with threshold 1 (qr, iqn)."""
 
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    """tf32: a GPU (from NVIDIA's Ampere on) rounds the factors of every product to 10 bits, acting included. bf16: updates compute convolutions and hidden layers in bfloat16 with float32 sums. Parameters, output layer, targets and losses
-    stay float32, and so does acting. For GPUs, and CPUs with bfloat16 instructions (AVX512-BF16, AMX)."""
+    """tf32: a GPU (from NVIDIA's Ampere on) may round the factors of products to 10 bits, acting included. bf16: updates compute
+    convolutions and hidden layers in bfloat16 with float32 sums. Parameters, output layer, targets and losses stay float32, and so does
+    acting. For GPUs, and CPUs with bfloat16 instructions (AVX512-BF16, AMX)."""
 
     learning_rate: float = 1e-3
     """Step size of the optimiser."""

@@ -7,6 +7,7 @@ calls is random or looks at a value, so that a replay is the call.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -18,14 +19,26 @@ Values = TypeVar("Values", bound=tuple[Any, ...])
 
 
 def cuda_graph(call: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
-    """A :data:`Record`. Everything that is only done once (compiling, libraries' handles) must have been done before.
+    """A :data:`Record` on the current device. What is only done once (compiling, libraries' handles) must have been done before.
 
-    Raises RuntimeError for a call that cannot be recorded, as one that waits for the GPU.
+    Raises RuntimeError for a call that cannot be recorded, as one that waits for the GPU; its message is the first cause.
     """
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        results = call()
+    gc.collect()  # an earlier learner's graphs must not be freed while this one is recorded
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+    try:
+        with torch.cuda.graph(graph, stream=torch.cuda.Stream()):
+            results = call()
+    except RuntimeError as error:
+        torch.cuda.set_stream(stream)  # torch stays on its own where ending the recording fails as well
+        raise RuntimeError(first_cause(error)) from error
     return graph.replay, results
+
+
+def first_cause(error: BaseException) -> str:
+    """The first line of the error that others came of while it was handled."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return str(error).partition("\n")[0]
 
 
 def replayed(function: Callable[..., Any], arguments: tuple[Any, ...], record: Record) -> Callable[..., Any]:

@@ -79,7 +79,7 @@ class Learner:
         self._importance_exponent = torch.ones((), device=self.device)
         self._act_noise, self._act_normal, self._update_noise, self._update_normal = self._noises()
         self._q_values = over_seeds(greedy_values(self.network), layout.seeds)
-        self._together = together
+        self.together = together
         due = config.envs_per_seed * config.replay_ratio  # at a step
         acts_early = (
             together and due == 1 and config.learning_starts_steps < COMPILE_ACT_FROM_STEPS
@@ -127,37 +127,42 @@ class Learner:
         """Best actions [L] for observations [L, ...] of any number of lanes per seed; changes nothing."""
         return self._q_values(self.params, self.batched(obs)).argmax(-1).cpu().numpy().reshape(-1)
 
-    def warm_up(self, obs: NDArray[Any], record: Record | None = None) -> None:
+    def warm_up(self, obs: NDArray[Any]) -> None:
         """Compile before the clock of the first step runs: the calls of a training once, on copies, so that nothing is changed.
 
         Args:
             obs: [L, ...], as the environments give them.
-            record: makes a graph of each of these calls (agents/graphs.py), which is what they are from then on.
         """
-        optimiser = OptState(*(tensor.clone() for tensor in self.optimiser))
-        half, zero = torch.full_like(self._act_noise.peek(), 0.5), torch.zeros_like(self._act_normal.peek())
-        acting = Acting(self.batched(obs).clone(), half, zero, self._epsilon)
-        storage = self.replay.storage
-        one_row = storage._replace(
+        acting, learning = self._blank(obs)
+        storage = learning.storage._replace(
             clock=torch.tensor([0, 1], device=self.device),
-            priorities=priorities.Priorities(*(torch.ones_like(tensor) for tensor in storage.priorities)),
+            priorities=priorities.Priorities(*(torch.ones_like(tensor) for tensor in learning.storage.priorities)),
         )
-        uniform, normal = torch.zeros_like(self._update_noise.peek()), torch.zeros_like(self._update_normal.peek())
-        learning = Learning(storage, uniform, normal, self._importance_exponent)
+        optimiser = OptState(*(tensor.clone() for tensor in self.optimiser))
         copies = self.params.clone(), self.target.clone(), optimiser
-        for name, arguments in self._arguments(copies, acting, learning._replace(storage=one_row)).items():
+        for name, arguments in self._arguments(copies, acting, learning._replace(storage=storage)).items():
             self._calls[name](*arguments)
-        if record is not None:
-            calls = self._arguments(self._state(), acting, learning).items()
-            self._calls |= {name: replayed(self._calls[name], arguments, record) for name, arguments in calls}
-            self._graphs_read = acting, learning
+
+    def use_graphs(self, obs: NDArray[Any], record: Record) -> None:
+        """Make a graph of each call of a training (agents/graphs.py), after ``warm_up``. Nothing is changed where that fails."""
+        acting, learning = self._blank(obs)
+        calls = self._arguments(self._state(), acting, learning).items()
+        self._calls |= {name: replayed(self._calls[name], arguments, record) for name, arguments in calls}
+        self._graphs_read = acting, learning
+
+    def _blank(self, obs: NDArray[Any]) -> tuple[Acting, Learning]:
+        """Inputs of their own for every call, to be filled in."""
+        half, zero = torch.full_like(self._act_noise.peek(), 0.5), torch.zeros_like(self._act_normal.peek())
+        uniform, normal = torch.zeros_like(self._update_noise.peek()), torch.zeros_like(self._update_normal.peek())
+        acting = Acting(self.batched(obs).clone(), half, zero, self._epsilon)
+        return acting, Learning(self.replay.storage, uniform, normal, self._importance_exponent)
 
     def _arguments(
         self, state: tuple[Tensor, Tensor, OptState], acting: Acting, learning: Learning
     ) -> dict[str, tuple[Any, ...]]:
-        """The calls that a training makes, each with its arguments."""
+        """Which of ``act``, ``update`` and ``act_update`` a training makes, each with its arguments."""
         due = self.config.envs_per_seed * self.config.replay_ratio  # at a step
-        together, apart = self._together and due < 2, not self._together or due > 1
+        together, apart = self.together and due < 2, not self.together or due > 1
         return {
             "act": (state[0], acting),
             **({"act_update": (*state, acting, learning)} if together else {}),

@@ -212,7 +212,10 @@ def gpu_ms(learner: Learner, calls: int = 50) -> tuple[float, float]:
             torch.cuda.synchronize(learner.device)
         return 1e3 * (time.perf_counter() - began) / calls
 
-    return each_ms(learner.update), each_ms(lambda: learner.act(obs))
+    act_ms = each_ms(lambda: learner.act(obs))
+    if learner.config.replay_ratio * learner.config.envs_per_seed > 1 or not learner.together:
+        return each_ms(learner.update), act_ms
+    return each_ms(lambda: learner.act_and_update(obs)) - act_ms, act_ms
 
 
 def gpu_busy_share(first: LedgerLine, last: LedgerLine, seeds: int) -> float | None:

@@ -118,6 +118,8 @@ class FamilyTrainer:
     def __init__(self, job: Job, agent: AgentConfig) -> None:
         check_warm_up(job, agent.learning_starts_steps, "--agent.learning-starts-steps")
         set_precision(agent, job.device)
+        if job.device.type == "cuda":
+            torch.cuda.set_device(job.device)  # whose streams graphs are recorded on
         self.job, self.agent_config = job, asdict(agent)
         self.compiled, self.cuda_graphs = resolve_compile(job, agent), resolve_cuda_graphs(job)
         torch.set_num_threads(job.config.threads or default_threads(agent, len(job.seeds), self.compiled))
@@ -127,22 +129,23 @@ class FamilyTrainer:
         together = not learns_while_playing(job.env_spec)
         self.learner = Learner(agent, layout, job.env_spec.num_actions, job.seeds, job.device, self.compiled, together)
         if self.compiled or self.cuda_graphs:
-            self._warm_up(np.zeros((world.num_envs, *layout.obs_shape), np.uint8 if layout.pixels else np.float32))
+            obs = np.zeros((world.num_envs, *layout.obs_shape), np.uint8 if layout.pixels else np.float32)
+            self.learner.warm_up(obs)
+            self.cuda_graphs = self.cuda_graphs and self._records(obs)
         self.ring = ReplayRing(self.learner.replay)
         self.books = open_books(job, world, flop_costs(agent, layout, job.env_spec.num_actions))
         self.loop = Loop(self.learner, self.books)
 
-    def _warm_up(self, obs: NDArray[Any]) -> None:
+    def _records(self, obs: NDArray[Any]) -> bool:
+        """Whether the learner's calls are CUDA graphs now."""
         try:
-            self.learner.warm_up(obs, cuda_graph if self.cuda_graphs else None)
+            self.learner.use_graphs(obs, cuda_graph)
         except RuntimeError as error:
-            if not self.cuda_graphs:
-                raise
-            reason = str(error).partition("\n")[0]
             if self.job.config.cuda_graphs == "on":
-                raise InputError(f"CUDA graphs cannot be recorded here ({reason}): use --cuda-graphs off") from error
-            self.job.notice(f"going on without CUDA graphs, several times slower on small networks: {reason}")
-            self.cuda_graphs = False
+                raise InputError(f"CUDA graphs cannot be recorded here ({error}): use --cuda-graphs off") from error
+            self.job.notice(f"going on without CUDA graphs, several times slower on small networks: {error}")
+            return False
+        return True
 
     def train(self, consume: Callable[[Event], None]) -> None:
         for event in self.loop.events():

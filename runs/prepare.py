@@ -156,14 +156,10 @@ def set_precision(agent: AgentConfig, device: torch.device) -> None:
 
     Raises InputError where bfloat16 would be emulated (slower than float32, and less exact), or there is no TF32.
     """
+    if agent.precision == "tf32" and (device.type == "cpu" or torch.cuda.get_device_capability(device) < (8, 0)):
+        raise InputError(f"this {device.type} has no TF32 (GPUs have it from NVIDIA's Ampere on): use --agent.precision fp32")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = agent.precision == "tf32"
-    if agent.precision == "fp32":
-        return
-    if agent.precision == "tf32":
-        if device.type == "cpu" or torch.cuda.get_device_capability(device) < (8, 0):
-            raise InputError(
-                f"this {device.type} has no TF32 (GPUs have it from NVIDIA's Ampere on): use --agent.precision fp32"
-            )
+    if agent.precision != "bf16":
         return
     native = torch.ops.mkldnn._is_mkldnn_bf16_supported() if device.type == "cpu" else torch.cuda.is_bf16_supported(False)
     if not native:
@@ -175,10 +171,9 @@ def resolve_compile(job: Job, agent: AgentConfig) -> bool:
     asked, budget = job.config.compile, job.budget
     if asked == "off":
         return False
-    if job.device.type == "cpu":
-        language, package, compilers = "C++", "g++", (os.environ.get("CXX", "c++"), "c++", "g++", "clang++")
-    else:  # for what launches the kernels
-        language, package, compilers = "C", "gcc", (os.environ.get("CC", "cc"), "cc", "gcc", "clang")
+    cpu, named = job.device.type == "cpu", os.environ.get("CC")
+    language, package = ("C++", "g++") if cpu else ("C", "gcc")  # the latter for what launches a GPU's kernels
+    compilers = [os.environ.get("CXX", "c++"), "c++", "g++", "clang++"] if cpu else [named] if named else ["gcc", "clang"]
     if not any(shutil.which(name) for name in compilers):
         job.notice(f"no {language} compiler found: running eagerly, several times slower (Debian: apt install {package})")
         return False

@@ -84,7 +84,7 @@ def how_it_computes(trainer: Trainer) -> dict[str, Any]:
 
 def check_machine(record: RunRecord, trainer: Trainer, device: dict[str, Any], notice: Callable[[str], None]) -> None:
     """Say what makes the continued run another one than the uninterrupted: by rounding, not by luck."""
-    changed = [name for name, value in how_it_computes(trainer).items() if record.run_config.get(name, value) != value]
+    changed = [name for name, value in how_it_computes(trainer).items() if record.run_config.get(name, False) != value]
     changed += [name for name in ("torch", "numpy", "gymnasium", "ale-py") if record.versions.get(name) != versions().get(name)]
     if record.device.get("type") != device["type"]:
         changed.append("device")

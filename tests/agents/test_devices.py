@@ -37,7 +37,9 @@ def test_a_step_of_every_agent_stays_on_its_device_and_looks_at_no_value(name: s
     nothing, over = np.zeros(layout.lanes), np.ones(layout.lanes, np.bool_)
     for together, recorder in ((True, record), (False, None)):
         it = Learner(config, layout, 3, (0, 1), "meta", together=together)
-        it.warm_up(obs, recorder)
+        it.warm_up(obs)
+        if recorder is not None:
+            it.use_graphs(obs, recorder)
         for _ in range(2):  # the second time with rows that are complete
             acting, learning = it._observe(obs), it._learning()
             it.record(nothing.astype(np.int64), nothing, ~over, over, over, obs)

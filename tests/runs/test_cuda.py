@@ -40,6 +40,7 @@ def test_a_run_on_a_gpu_that_was_killed_and_continued_is_the_run_that_would_have
     cut = killed_at_steps(replace(asked, out=str(tmp_path / "cut")), said, [333, 704])
     for folder, uninterrupted in zip(cut, whole, strict=True):
         assert schema.read_run(folder).device["type"] == "cuda"
+        assert schema.read_run(folder).run_config["with_cuda_graphs"] is True
         assert result(folder) == result(uninterrupted)
         check_books(folder)
         continued = re.findall(r"continued at step (\d+)", " ".join(schema.read_ledger(folder)[-1].notes))
