@@ -208,9 +208,9 @@ class NvmlBoard:
             return sharing.slice_of(nvml.slice_share)
         users = nvml.processes() or set()
         ours = users & self._own_pids() if len(users) > 1 else users
+        busy = nvml.process_utilisation() if ours else None  # asked alone too: it tells what was since the last time
         if ours == users:  # nobody else is seen; others of ours may be all the same, in containers of their own
             return sharing.declared(self._declared_share)
-        busy = nvml.process_utilisation() if ours else None
         if self._declared_share == 1:
             others = len(users) - max(1, len(ours))
             say_once(

@@ -144,6 +144,12 @@ def test_each_runs_interval_holds_what_it_drew_through_kills_resets_and_company(
         assert holds(last[k], true_j), (k, last[k], true_j)
 
 
+def test_what_a_process_did_before_company_came_is_no_part_of_what_they_share():
+    """Alone for 6 s at 19 %, then idle for 4.5 s beside a stranger at 24 %: of the latter it drew half of idle power, 45 J of 522."""
+    made = World([Piece(12, (19, 0)), Piece(9, (0, 24))], [(0, 2, 2), (1, 2, 1)], idle_w=20.0)
+    assert made.run()[0].joules == pytest.approx(576 + 45)
+
+
 @settings(max_examples=80, deadline=None)
 @given(worlds(starts=True), st.floats(0.95, 1.05))
 def test_in_company_too_a_killed_runs_interval_holds_what_it_drew_until_its_end(world, gain):
