@@ -79,12 +79,12 @@ class Learner:
         self._importance_exponent = torch.ones((), device=self.device)
         self._act_noise, self._act_normal, self._update_noise, self._update_normal = self._noises()
         self._q_values = over_seeds(greedy_values(self.network), layout.seeds)
-        self.together = together
-        due = config.envs_per_seed * config.replay_ratio  # at a step
-        acts_early = (
-            together and due == 1 and config.learning_starts_steps < COMPILE_ACT_FROM_STEPS
-        )  # and then never on its own
-        self._calls = build_calls(config, layout, self.network, compile, compile and not acts_early)
+        due = config.envs_per_seed * config.replay_ratio  # updates at a step
+        self.call_names = ("act", *["act_update"] * (together and due < 2), *["update"] * (not together or due > 1))
+        """The calls that a training makes, once it learns or before."""
+        # with one update at every step, acting alone ends when learning starts
+        rarely_acts = together and due == 1 and config.learning_starts_steps < COMPILE_ACT_FROM_STEPS
+        self._calls = build_calls(config, layout, self.network, compile, compile and not rarely_acts)
         self._graphs_read: tuple[Acting, Learning] | None = None
 
     def _noises(self) -> tuple[Noise, Noise, Noise, Noise]:
@@ -160,14 +160,13 @@ class Learner:
     def _arguments(
         self, state: tuple[Tensor, Tensor, OptState], acting: Acting, learning: Learning
     ) -> dict[str, tuple[Any, ...]]:
-        """Which of ``act``, ``update`` and ``act_update`` a training makes, each with its arguments."""
-        due = self.config.envs_per_seed * self.config.replay_ratio  # at a step
-        together, apart = self.together and due < 2, not self.together or due > 1
-        return {
+        """The calls that a training makes, each with its arguments."""
+        arguments: dict[str, tuple[Any, ...]] = {
             "act": (state[0], acting),
-            **({"act_update": (*state, acting, learning)} if together else {}),
-            **({"update": (*state, learning)} if apart else {}),
+            "update": (*state, learning),
+            "act_update": (*state, acting, learning),
         }
+        return {name: arguments[name] for name in self.call_names}
 
     def record(
         self,

@@ -82,10 +82,10 @@ class WorldVecEnv(VecEnv):
         return [getattr(self.world, attr_name)] * self.num_envs
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        raise NotImplementedError("a World has no attribute to be set")
+        raise AttributeError(f"a World has no attribute {attr_name} to be set")
 
     def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
-        raise NotImplementedError("a World's lanes have no methods")
+        raise AttributeError(f"a World's lanes have no method {method_name}")
 
     def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
         return [False] * self.num_envs

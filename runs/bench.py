@@ -213,7 +213,7 @@ def gpu_ms(learner: Learner, calls: int = 50) -> tuple[float, float]:
         return 1e3 * (time.perf_counter() - began) / calls
 
     act_ms = each_ms(lambda: learner.act(obs))
-    if learner.config.replay_ratio * learner.config.envs_per_seed > 1 or not learner.together:
+    if "update" in learner.call_names:
         return each_ms(learner.update), act_ms
     return each_ms(lambda: learner.act_and_update(obs)) - act_ms, act_ms
 

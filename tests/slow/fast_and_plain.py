@@ -2,8 +2,8 @@
 
     python -m tests.slow.fast_and_plain [--agent dqn] [--env CartPole-v1] [--budget 50k-steps] [--seeds 20] [--paths compiled bf16]
 
-Plain is uncompiled, in float32, and without the CUDA graphs that the others have on a GPU. Each path has seeds of its own, so that its runs are independent of the others'. A run counts by the mean of
-its evaluations (the area under its curve) and by its last one; IQM and 95 % bootstrap intervals, and how likely a run of the fast path
+Plain is uncompiled, in float32, and without the CUDA graphs that the others have on a GPU. Each path has seeds of its own, so that its
+runs are independent of the others'. A run counts by the mean of its evaluations (the area under its curve) and by its last one; IQM and 95 % bootstrap intervals, and how likely a run of the fast path
 beats a plain one: an interval that holds 0.5 shows no difference. A path that has ended before is not run again.
 """
 
@@ -34,7 +34,8 @@ def scores(path: str, asked: argparse.Namespace) -> NDArray[np.float64]:
     out = Path(asked.results) / path
     config = RunConfig(
         asked.agent, asked.env, agent, tuple(range(first, first + asked.seeds)), asked.budget, evals=10, eval_episodes=20,
-        out=str(out), device=asked.device, compile="off" if path == "plain" else "on", cuda_graphs="off" if path == "plain" else "auto", threads=asked.threads, resume=True,
+        out=str(out), device=asked.device, compile="off" if path == "plain" else "on",
+        cuda_graphs="off" if path == "plain" else "auto", threads=asked.threads, resume=True,
         command=("python", "-m", "tests.slow.fast_and_plain"),
     )  # fmt: skip
     if run_and_tell(config) != 0:
