@@ -53,8 +53,8 @@ def replayed(function: Callable[..., Any], arguments: tuple[Any, ...], record: R
 
 
 def put(values: Values, where: Values) -> Values:
-    """Copy values to where a graph reads them; those that lie there already are left alone."""
+    """Copy values to where a graph reads them; those that lie there already, and empty ones, cost nothing."""
     for value, there in zip(values, where, strict=True):
-        if value is not there:
+        if value is not there and value.numel():
             there.copy_(value)
     return where

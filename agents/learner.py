@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from types import FunctionType
 from typing import Any, NamedTuple
@@ -77,6 +78,7 @@ class Learner:
         self.updates = 0  # per seed
         self._epsilon = torch.ones((), device=self.device)
         self._importance_exponent = torch.ones((), device=self.device)
+        self._filled: dict[Tensor, float] = {}
         self._act_noise, self._act_normal, self._update_noise, self._update_normal = self._noises()
         self._q_values = over_seeds(greedy_values(self.network), layout.seeds)
         due = config.envs_per_seed * config.replay_ratio  # updates at a step
@@ -182,20 +184,33 @@ class Learner:
         self.steps += self.config.envs_per_seed
 
     def _observe(self, obs: NDArray[Any]) -> Acting:
-        self.replay.begin(obs)
-        self._epsilon.fill_(self.config.epsilon(self.steps))
-        acting = Acting(self.batched(obs), self._act_noise.draw(), self._act_normal.draw(), self._epsilon)
-        return acting if self._graphs_read is None else put(acting, self._graphs_read[0])
+        self._fill(self._epsilon, self.config.epsilon(self.steps))
+        noises = self._act_noise.draw(), self._act_normal.draw()
+        if self._graphs_read is None:
+            acting = Acting(self.batched(obs), *noises, self._epsilon)
+        else:
+            acting = put(Acting(self._by_seed(obs), *noises, self._epsilon), self._graphs_read[0])
+        self.replay.begin(obs if self.device.type == "cpu" else acting.obs.flatten(0, 1))
+        return acting
 
     def _learning(self) -> Learning:
-        self._importance_exponent.fill_(self.config.importance_exponent(self.steps))
+        self._fill(self._importance_exponent, self.config.importance_exponent(self.steps))
         uniform, normal = self._update_noise.draw(), self._update_normal.draw()
         learning = Learning(self.replay.storage, uniform, normal, self._importance_exponent)
         return learning if self._graphs_read is None else put(learning, self._graphs_read[1])
 
     def batched(self, obs: NDArray[Any]) -> Tensor:
         """Observations [L, ...] as a tensor [S, L / S, ...] on the device."""
-        return torch.from_numpy(obs).to(self.device).unflatten(0, (len(self.seeds), -1))
+        return self._by_seed(obs).to(self.device)
+
+    def _by_seed(self, obs: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(obs).unflatten(0, (len(self.seeds), -1))
+
+    def _fill(self, tensor: Tensor, value: float) -> None:
+        """Where it changed: most schedules end early, and on a GPU every call costs."""
+        if self._filled.get(tensor) != value:
+            tensor.fill_(value)
+            self._filled[tensor] = value
 
     def _state(self) -> tuple[Tensor, Tensor, OptState]:
         return self.params, self.target, self.optimiser
@@ -346,6 +361,8 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     of a process would quietly run uncompiled.
     """
     teach_compiler()
+    # TF32 is asked for with agent.precision, see runs/prepare.py
+    warnings.filterwarnings("ignore", "TensorFloat32 tensor cores .* available but not enabled", UserWarning)
     code = function.__code__.replace()
     own = FunctionType(code, function.__globals__, function.__name__, function.__defaults__, function.__closure__)
     return torch.compile(own, dynamic=False, fullgraph=True)

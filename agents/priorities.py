@@ -77,11 +77,10 @@ def write(priorities: Priorities, row: Tensor, value: Tensor) -> None:
     priorities.largest.copy_(torch.maximum(priorities.largest, value.amax(-1)))
 
 
-def write_rows(priorities: Any, rows: Any, value: Any) -> None:
-    """Set the same few rows [E] of every seed to ``value`` [S, 1], in place; for tensors and for numpy views of them alike."""
-    length = priorities.value.shape[-1]
-    block = rows // length
-    priorities.value[:, block, rows % length] = value
+def write_row(priorities: Any, row: int, value: Any) -> None:
+    """Set the same row of every seed to ``value``, [S] or a number, in place; for tensors and for numpy views of them alike."""
+    block, place = divmod(row, priorities.value.shape[-1])
+    priorities.value[:, block, place] = value
     priorities.block_sum[:, block] = priorities.value[:, block].sum(-1)
 
 

@@ -91,7 +91,6 @@ class Replay:
         # On a CPU the rows are written through numpy views of the same memory: a tenth of the cost of a tensor operation.
         views: Any = torch.utils._pytree.tree_map(lambda t: t.numpy() if device.type == "cpu" else t, self.storage)
         self._frames, self._meta, self._clock, self._priorities = views
-        self._first_rows = np.arange(layout.envs_per_seed) * layout.capacity  # of each environment, among a seed's priorities
         self.row = -1  # rows begun so far, minus one: the current row
         self._age = np.zeros(layout.lanes, dtype=np.int64)  # steps since the episode began, per lane
         self._truncations = np.zeros(layout.lanes, dtype=np.int64)
@@ -105,25 +104,33 @@ class Replay:
         first = max(0, self.row - layout.capacity + layout.stack)
         return first, max(0, self.row - layout.n_step + 1 - first)
 
-    def begin(self, obs: NDArray[Any]) -> None:
-        """Store the newest frame of the observations [L, *obs_shape] in which the agent is about to act."""
+    def begin(self, obs: NDArray[Any] | Tensor) -> None:
+        """Store the newest frame of the observations [L, *obs_shape] in which the agent is about to act.
+
+        Args:
+            obs: as the environments give them, or on the device already.
+        """
         before = self._window()
         self.row += 1
-        at = self.row % self.layout.capacity
+        at, after = self.row % self.layout.capacity, self._window()
         frame = obs[:, -1] if self.layout.stack > 1 else obs
         self._frames[:, at] = self._like(self._frames, frame)
-        self._meta[:, at, AGE] = self._like(self._meta, np.minimum(self._age, self.layout.stack))
-        self._clock[0], self._clock[1] = self._window()
+        age = np.minimum(self._age, self.layout.stack)
+        # on a GPU a number is part of what is launched, while an array has to be sent
+        self._meta[:, at, AGE] = int(age[0]) if (age == age[0]).all() else self._like(self._meta, age)
+        for k in (0, 1):
+            if after[k] != before[k]:
+                self._clock[k] = after[k]
         if self.layout.prioritized:
-            self._move_priorities(before, self._window())
+            self._move_priorities(before, after)
 
     def _move_priorities(self, before: tuple[int, int], after: tuple[int, int]) -> None:
         """Rows that may be sampled from now on start with the largest priority so far, rows that no longer may get none."""
-        for row in range(sum(before), sum(after)):
-            rows = self._first_rows + row % self.layout.capacity
-            priorities.write_rows(self._priorities, rows, self._priorities.largest[:, None])
-        for row in range(before[0], after[0]):
-            priorities.write_rows(self._priorities, self._first_rows + row % self.layout.capacity, 0.0)
+        capacity, newly, no_longer = self.layout.capacity, range(sum(before), sum(after)), range(before[0], after[0])
+        for rows, value in ((newly, self._priorities.largest), (no_longer, 0.0)):
+            for row in rows:
+                for env in range(self.layout.envs_per_seed):
+                    priorities.write_row(self._priorities, env * capacity + row % capacity, value)
 
     def complete(
         self,
@@ -159,7 +166,9 @@ class Replay:
         self._age = np.where(done, 0, self._age + 1)
 
     def _like(self, destination: Any, values: Any) -> Any:
-        return values if isinstance(destination, np.ndarray) else torch.as_tensor(values, device=destination.device)
+        if isinstance(destination, np.ndarray) or isinstance(values, Tensor):
+            return values
+        return torch.from_numpy(values).to(destination.device, non_blocking=True)  # read before this returns: it is not pinned
 
     def _tensors(self) -> dict[str, Tensor]:
         named = self.storage._asdict()

@@ -244,7 +244,8 @@ def peer(case: Case, seconds: float, device: str, threads: int) -> float:
             return not self.began_s or self.ended_s - self.began_s < seconds
 
     torch.set_num_threads(threads)
-    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = False, True  # torch's defaults, which are theirs
+    # torch's defaults, which are theirs
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = False, True, False
     agent = case.config
     arch: dict[str, Any] = {"policy_kwargs": {"net_arch": list(agent.hidden)}} if case.peer == "MlpPolicy" else {}
     env: Any = gymnasium.make(case.env) if case.peer == "MlpPolicy" else atari_as_theirs(case.env)

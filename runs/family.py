@@ -120,6 +120,8 @@ class FamilyTrainer:
         set_precision(agent, job.device)
         if job.device.type == "cuda":
             torch.cuda.set_device(job.device)  # whose streams graphs are recorded on
+            # the fastest kernel for each shape, tried out at its first call: cuDNN's guess for small batches can be ten times slower
+            torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
         self.job, self.agent_config = job, asdict(agent)
         self.compiled, self.cuda_graphs = resolve_compile(job, agent), resolve_cuda_graphs(job)
         torch.set_num_threads(job.config.threads or default_threads(agent, len(job.seeds), self.compiled))

@@ -83,13 +83,13 @@ def how_it_computes(trainer: Trainer) -> dict[str, Any]:
 
 
 def check_machine(record: RunRecord, trainer: Trainer, device: dict[str, Any], notice: Callable[[str], None]) -> None:
-    """Say what makes the continued run another one than the uninterrupted: by rounding, not by luck."""
+    """Say what makes the continued run another one than the uninterrupted."""
     changed = [name for name, value in how_it_computes(trainer).items() if record.run_config.get(name, False) != value]
     changed += [name for name in ("torch", "numpy", "gymnasium", "ale-py") if record.versions.get(name) != versions().get(name)]
-    if record.device.get("type") != device["type"]:
-        changed.append("device")
-    if changed:
-        notice(f"not as when it was started: {', '.join(changed)}; the results may differ by rounding")
+    moved = record.device.get("type") != device["type"]
+    if changed or moved:
+        by = "rounding, and another kind of device draws other random numbers" if moved else "rounding"
+        notice(f"not as when it was started: {', '.join([*changed, *['device'] * moved])}; the results may differ by {by}")
 
 
 def last_words(folder: Path, record: RunRecord) -> LedgerLine | None:

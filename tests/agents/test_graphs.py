@@ -113,7 +113,9 @@ def test_the_first_cause_is_told() -> None:
 def test_on_a_gpu_a_training_with_graphs_is_the_training_without(
     name: str, seeds: tuple[int, ...], together: bool, compile: bool
 ) -> None:
-    """Also from a state that was loaded after recording. Two compiled learners may use other kernels, hence the tolerance."""
+    """Also from a state that was loaded after recording. Two compiled learners may use other kernels, and gradients of convolutions
+    are added up in any order (0.2 % after 60 updates, seen on an H200), hence the tolerances."""
+    rtol = 1e-2 if name == "pictures" else 1e-3
     pictures = replace(CONFIG, encoder="nature", augment=True, shift_pixels=2)
     config, shape = (pictures, (2, 36, 36)) if name == "pictures" else (AGENTS[name], (4,))
     layout = learner(seeds, config, shape).layout
@@ -124,6 +126,6 @@ def test_on_a_gpu_a_training_with_graphs_is_the_training_without(
     worlds = [Pictures(seeds) if name == "pictures" else Toy(seeds) for _ in range(2)]
     for _ in range(2):
         seen, expected = train(it, 60, together, worlds[0]), train(plain, 60, together, worlds[1])
-        np.testing.assert_allclose(seen[0], expected[0], rtol=1e-3)
+        np.testing.assert_allclose(seen[0], expected[0], rtol=rtol)
         np.testing.assert_array_equal(seen[1], expected[1])
         it.load_state_dict(plain.state_dict())

@@ -210,6 +210,48 @@ def test_what_a_seed_draws_is_its_own_and_does_not_depend_on_its_neighbours() ->
         assert not torch.equal(other_stream.draw(), other.draw())
 
 
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA GPU")]
+    ),
+]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("normal", [False, True])
+def test_noise_goes_on_from_its_state(device: str, normal: bool) -> None:
+    """In the middle of a block, at its end and before its first."""
+    noise, other = (Noise((3, 4), 1, 7, torch.device(device), normal) for _ in range(2))
+    for drawn in (0, 5, BLOCK_STEPS - 5, 1):
+        for _ in range(drawn):
+            noise.draw()
+        other.load_state_dict(noise.state_dict())
+        for _ in range(3):
+            assert torch.equal(noise.draw(), other.draw())
+        noise.load_state_dict(other.state_dict())
+
+
+def test_a_state_of_a_gpus_generator_is_gone_on_from_on_a_cpu_with_numbers_that_depend_on_it_alone() -> None:
+    """16 bytes, as torch has them on CUDA: a seed and an offset; in a checkpoint zeros stand behind them."""
+    noise = Noise((3, 4), 1, 7, torch.device("cpu"))
+    state = noise.state_dict()
+    start = torch.zeros_like(state["start"])
+    assert start.shape == (2, 5056)
+    start[:, :8] = torch.tensor([[9], [10]])
+
+    def drawn(start: torch.Tensor) -> torch.Tensor:
+        noise.load_state_dict({"start": start, "next": 0})
+        return noise.draw().clone()
+
+    first = drawn(start)
+    assert torch.equal(drawn(start), first)
+    assert not torch.equal(first[0], first[1])
+    later = start.clone()
+    later[:, 8] = 4
+    assert not torch.equal(drawn(later), first)
+
+
 def test_the_ema_target_moves_its_share_of_the_way_at_every_update() -> None:
     it = learner((0, 1), replace(CONFIG, target_ema_rate=0.1))
     toy = Toy((0, 1))
