@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test crosscheck slow check clean
+.PHONY: demo test crosscheck slow gpu check clean
 
 demo: .venv/core
 	$(BIN)/playmeter demo
@@ -25,6 +25,12 @@ crosscheck: .venv/dev
 # Minutes, not seconds: learning curves to their thresholds.
 slow: .venv/dev
 	$(BIN)/python -m pytest tests/slow
+
+# On a machine with a GPU: what only it can test, the meter beside its power, and its speed. A quarter of an hour.
+gpu: .venv/dev
+	$(BIN)/python -m pytest -v -m gpu
+	$(BIN)/python -m tests.slow.gpu_meter
+	$(BIN)/playmeter bench
 
 check: .venv/dev
 	$(BIN)/ruff check .
