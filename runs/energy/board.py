@@ -212,10 +212,8 @@ class NvmlBoard:
         if ours == users:  # nobody else is seen; others of ours may be all the same, in containers of their own
             return sharing.declared(self._declared_share)
         if self._declared_share == 1:
-            others = len(users) - max(1, len(ours))
-            say_once(
-                self.notes, f"the GPU is shared with {others} more process(es): low is our work alone, high the whole board"
-            )
+            # not how many: they come and go, and each number would be a note of its own
+            say_once(self.notes, "other processes use the GPU too: low is our work alone, high the whole board")
         if busy is not None:
             return sharing.by_work(sum(busy.get(pid, 0) for pid in ours), sum(busy.values()), len(ours), len(users))
         if self._declared_share < 1:

@@ -384,16 +384,19 @@ def test_busy_seconds_with_a_hole_in_them_are_not_known(bench):
 
 @pytest.mark.parametrize(
     ("pids", "said"),
-    [([], None), ([4_000_000], None), ([-1], None), ([-1, 4_000_000], 1), ([4_000_000, 4_000_001, 4_000_002], 2)],
+    [([], False), ([4_000_000], False), ([-1], False), ([-1, 4_000_000], True), ([4_000_000, 4_000_001, 4_000_002], True)],
     ids=["nobody", "one unknown: maybe ourselves", "only we", "we and a stranger", "three unknown"],
 )
 def test_strangers_on_the_board_are_said_where_they_are_certain(bench, pids, said):
+    """Once, also where more of them come."""
     made = bench([(100.0, 300.0)])
     made.fake.pids = [os.getpid() if pid == -1 else pid for pid in pids]
     made.start()
-    notes = [note for note in made.board.notes if "shared" in note]
-    low_and_high = "low is our work alone, high the whole board"
-    assert notes == ([] if said is None else [f"the GPU is shared with {said} more process(es): {low_and_high}"])
+    if said:
+        made.run(3.0)
+        made.fake.pids = [*made.fake.pids, 4_000_009]
+        made.run(3.0)
+    assert made.board.notes == ["other processes use the GPU too: low is our work alone, high the whole board"] * said
 
 
 def test_the_sampling_thread_integrates_a_load_and_ends_with_close(bench):

@@ -226,7 +226,7 @@ def test_a_stranger_pays_for_his_work_and_half_of_the_idle_power_low_is_our_work
     assert last.low_j == pytest.approx((1000 + 100 * low_w) / 1.05 - 140 - shift_j, rel=1e-3)
     assert last.high_j == pytest.approx((1000 + 100 * high_w) / 0.95 + 140, rel=1e-3)
     assert (first.method, last.method) == ("measured", "estimated")
-    assert any("shared with 1 more" in note for note in board.notes)
+    assert any("other processes use the GPU" in note for note in board.notes)
     assert board.busy_s == pytest.approx(100 * 0.8 / 4, rel=0.1)
 
 
