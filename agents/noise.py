@@ -54,7 +54,9 @@ class Noise:
         self._next = 0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"start": torch.stack(self._start), "next": self._next}
+        used_up = self._next == len(self._block)  # and the next block begins where the generators are now
+        start = [state_of(g) for g in self._generators] if used_up else self._start
+        return {"start": torch.stack(start), "next": self._next}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for g, start in zip(self._generators, state["start"], strict=True):

@@ -120,7 +120,7 @@ class Replay:
         self._meta[:, at, AGE] = int(age[0]) if (age == age[0]).all() else self._like(self._meta, age)
         for k in (0, 1):
             if after[k] != before[k]:
-                self._clock[k] = after[k]
+                self._clock[k : k + 1] = after[k]  # a slice is filled with the number; a single place would be sent it
         if self.layout.prioritized:
             self._move_priorities(before, after)
 

@@ -86,9 +86,12 @@ def check_machine(record: RunRecord, trainer: Trainer, device: dict[str, Any], n
     """Say what makes the continued run another one than the uninterrupted."""
     changed = [name for name, value in how_it_computes(trainer).items() if record.run_config.get(name, False) != value]
     changed += [name for name in ("torch", "numpy", "gymnasium", "ale-py") if record.versions.get(name) != versions().get(name)]
-    moved = record.device.get("type") != device["type"]
+    # GPUs of other kinds deal out what they draw in another order, CPUs do not
+    moved = any(
+        record.device.get(name) != device[name] for name in (("type", "name") if device["type"] == "cuda" else ("type",))
+    )
     if changed or moved:
-        by = "rounding, and another kind of device draws other random numbers" if moved else "rounding"
+        by = "rounding, and another kind of device may draw other random numbers" if moved else "rounding"
         notice(f"not as when it was started: {', '.join([*changed, *['device'] * moved])}; the results may differ by {by}")
 
 

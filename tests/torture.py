@@ -25,6 +25,9 @@ from runs.resume import candidates
 RESEED_STEPS = 60
 """So that short runs, too, have lanes that were seeded again."""
 
+NOISE_BLOCK_STEPS = 10
+"""So that checkpoints fall on the ends of blocks of random numbers, too."""
+
 SEGMENT_BYTES = {"control": 700, "minatar": 20_000, "atari": 100_000}
 """So that short runs, too, fill segments, which are written ahead of their checkpoint."""
 
@@ -43,11 +46,13 @@ def work(config: RunConfig, said: Path, own_group: bool, quick_disk: bool, die_a
         if config.device != "cpu":
             make_deterministic()
         import envs.world
+        from agents import noise
         from runs import checkpoint, evaluate
         from runs.loop import Books
         from runs.train import train
 
         envs.world.World.reseed_steps = RESEED_STEPS
+        noise.BLOCK_STEPS = NOISE_BLOCK_STEPS
         evaluate.MAX_ATARI_LANES = 1
         checkpoint.SEGMENT_BYTES = SEGMENT_BYTES[spec(config.env).kind]
         if die_at is not None:

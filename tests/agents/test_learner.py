@@ -221,15 +221,19 @@ DEVICES = [
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("normal", [False, True])
 def test_noise_goes_on_from_its_state(device: str, normal: bool) -> None:
-    """In the middle of a block, at its end and before its first."""
+    """Before its first number, in the middle of a block, and at its end, where the next block is not drawn yet."""
     noise, other = (Noise((3, 4), 1, 7, torch.device(device), normal) for _ in range(2))
-    for drawn in (0, 5, BLOCK_STEPS - 5, 1):
-        for _ in range(drawn):
+    taken_at, drawn = (0, 5, BLOCK_STEPS - 1, BLOCK_STEPS, 2 * BLOCK_STEPS, 2 * BLOCK_STEPS + 1), 0
+    for at in taken_at:
+        for _ in range(at - drawn):
             noise.draw()
+        drawn = at
         other.load_state_dict(noise.state_dict())
+        ahead = Noise((3, 4), 1, 7, torch.device(device), normal)
+        for _ in range(at):
+            ahead.draw()
         for _ in range(3):
-            assert torch.equal(noise.draw(), other.draw())
-        noise.load_state_dict(other.state_dict())
+            assert torch.equal(other.draw(), ahead.draw()), at
 
 
 def test_a_state_of_a_gpus_generator_is_gone_on_from_on_a_cpu_with_numbers_that_depend_on_it_alone() -> None:

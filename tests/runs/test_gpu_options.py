@@ -15,8 +15,9 @@ import playmeter
 from agents.config import AgentConfig
 from agents.graphs import cuda_graph
 from agents.learner import Learner
-from runs import prepare, schema
+from runs import prepare, schema, takeover
 from runs.config import InputError
+from runs.machine import versions
 from runs.train import train
 from tests.runs.test_train import SMALL, config
 
@@ -122,6 +123,31 @@ def test_without_a_compiler_a_training_runs_eagerly_and_says_so(
     monkeypatch.setattr("shutil.which", lambda name: None)
     assert prepare.resolve_compile(job, SMALL) is False  # type: ignore[arg-type]
     assert ("g++" if device == "cpu" else "gcc") in said[0]
+
+
+H200, A100, CPU = {"type": "cuda", "name": "NVIDIA H200"}, {"type": "cuda", "name": "NVIDIA A100"}, {"type": "cpu", "name": "x"}
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "torch_before", "said"),
+    [
+        (H200, H200, None, None),
+        (CPU, CPU | {"name": "y"}, None, None),
+        (CPU, CPU, "2.0.0", "torch; the results may differ by rounding"),
+        (H200, A100, None, "device; the results may differ by rounding, and another kind of device may draw other random numbers"),
+        (CPU, H200, "2.0.0", "torch, device; the results may differ by rounding, and another kind"),
+    ],
+)  # fmt: skip
+def test_a_run_that_goes_on_elsewhere_is_told_what_may_differ(
+    before: dict[str, str], now: dict[str, str], torch_before: str | None, said: str | None
+) -> None:
+    trainer: Any = SimpleNamespace(compiled=True, cuda_graphs=False)
+    at_start = versions() if torch_before is None else versions() | {"torch": torch_before}
+    record: Any = SimpleNamespace(run_config=takeover.how_it_computes(trainer), versions=at_start, device=before)
+    notices: list[str] = []
+    takeover.check_machine(record, trainer, now, notices.append)
+    assert len(notices) == (said is not None)
+    assert not said or said in notices[0]
 
 
 @pytest.mark.gpu

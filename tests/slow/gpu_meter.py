@@ -25,6 +25,7 @@ import pynvml
 import torch
 
 from runs.energy import NvmlBoard
+from runs.prepare import resolve_device
 
 Readers = dict[str, float]  # joules by reader
 
@@ -65,12 +66,12 @@ def read(device: torch.device, into: Readers) -> Iterator[None]:
     if find_spec("zeus"):
         from zeus.monitor import ZeusMonitor
 
-        zeus = ZeusMonitor(gpu_indices=[0], cpu_indices=[])
+        zeus = ZeusMonitor(gpu_indices=[device.index], cpu_indices=[])
     if find_spec("codecarbon"):
         from codecarbon import OfflineEmissionsTracker
 
         codecarbon = OfflineEmissionsTracker(
-            output_methods=[], country_iso_code="USA", log_level="critical", allow_multiple_runs=True
+            output_methods=[], country_iso_code="USA", log_level="critical", allow_multiple_runs=True, gpu_ids=[device.index]
         )
     board = NvmlBoard(uuid)
     if codecarbon is not None:
@@ -126,7 +127,7 @@ def main() -> None:
     parser.add_argument("--only", help="part of a load's name")
     asked = parser.parse_args()
     pynvml.nvmlInit()
-    device, s = torch.device(asked.device), asked.seconds
+    device, s = resolve_device(asked.device), asked.seconds
     loads: dict[str, Callable[[], None]] = {
         "idle": lambda: time.sleep(s),
         "products": lambda: products(device, s),
