@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-import warnings
 from collections.abc import Callable, Sequence
-from types import FunctionType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,11 +19,11 @@ from torch import Tensor
 
 from agents import noise, priorities
 from agents.augment import augment
+from agents.compiler import compiled
 from agents.config import AgentConfig
 from agents.graphs import Record, put, replayed
 from agents.networks import FlatNetwork, QNetwork, flat_network
 from agents.noise import Noise
-from agents.operators import teach_compiler
 from agents.replay import Replay, ReplayLayout, ReplayStorage, sample
 from agents.update import Batch, Metrics, OptState, Update, UpdateNoise, make_update
 
@@ -86,7 +84,7 @@ class Learner:
         """The calls that a training makes, once it learns or before."""
         # with one update at every step, acting alone ends when learning starts
         rarely_acts = together and due == 1 and config.learning_starts_steps < COMPILE_ACT_FROM_STEPS
-        self._calls = build_calls(config, layout, self.network, compile, compile and not rarely_acts)
+        self._calls = build_calls(config, layout, self.network, self.device, compile, compile and not rarely_acts)
         self._graphs_read: tuple[Acting, Learning] | None = None
 
     def _noises(self) -> tuple[Noise, Noise, Noise, Noise]:
@@ -308,7 +306,7 @@ def over_seeds(function: Callable[..., Any], seeds: int) -> Callable[..., Any]:
 
 
 def build_calls(
-    config: AgentConfig, layout: ReplayLayout, network: FlatNetwork, compile: bool, compile_act: bool
+    config: AgentConfig, layout: ReplayLayout, network: FlatNetwork, device: torch.device, compile: bool, compile_act: bool
 ) -> dict[str, Callable[..., Any]]:
     """``act`` gives actions, ``update`` metrics, and ``act_update`` both, over seeds.
 
@@ -349,23 +347,9 @@ def build_calls(
         return action, update(params, target, state, learning)
 
     def ready(function: Callable[..., Any], compile: bool) -> Callable[..., Any]:
-        return torch.no_grad()(compiled(function) if compile else function)
+        return torch.no_grad()(compiled(function, device) if compile else function)
 
     return {"act": ready(act, compile_act), "update": ready(update, compile), "act_update": ready(act_update, compile)}
-
-
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiled as a whole or not at all.
-
-    torch keeps what it compiled beside the function's code and counts eight variants of it: without code of its own, the ninth learner
-    of a process would quietly run uncompiled.
-    """
-    teach_compiler()
-    # TF32 is asked for with agent.precision, see runs/prepare.py
-    warnings.filterwarnings("ignore", "TensorFloat32 tensor cores .* available but not enabled", UserWarning)
-    code = function.__code__.replace()
-    own = FunctionType(code, function.__globals__, function.__name__, function.__defaults__, function.__closure__)
-    return torch.compile(own, dynamic=False, fullgraph=True)
 
 
 def augmented(config: AgentConfig, batch: Batch, shift: Tensor, intensity: Tensor) -> Batch:

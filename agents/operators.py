@@ -6,12 +6,9 @@ once. On a CPU that costs more than the pass over memory that it saves.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from typing import Any
-
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 
 @torch.library.custom_op("playmeter::take_rows", mutates_args=())
@@ -36,7 +33,8 @@ def once(few: Tensor) -> Tensor:
     Fused, the two powers of Adam's bias correction would be taken for every 16 parameters, and where a transition lies in the replay
     would be looked up for every 16 numbers that are computed from it.
     """
-    return _kept(few) if torch.compiler.is_compiling() else few
+    compiling = torch.compiler.is_compiling() or get_proxy_mode() is not None
+    return _kept(few) if compiling else few
 
 
 @torch.library.custom_op("playmeter::once", mutates_args=())
@@ -52,25 +50,3 @@ def _(few: Tensor) -> Tensor:
 @_kept.register_vmap
 def _(info: object, in_dims: tuple[int | None], few: Tensor) -> tuple[Tensor, int | None]:
     return _kept(few), in_dims[0]
-
-
-@cache
-def teach_compiler() -> None:
-    """Nothing is called where ``once`` stands: the compiler keeps its argument in memory instead of fusing it.
-
-    The compiler takes seconds to import, and then a second to ask processes of their own which vector instructions work here. They
-    are asked while the rest of it is imported; should that fail, it asks again.
-    """
-    import torch._inductor.codecache  # what a thread imports beside an import could be seen half done
-    import torch._inductor.cpp_builder
-    from torch._inductor.cpu_vec_isa import valid_vec_isa_list
-
-    with ThreadPoolExecutor(1) as beside:
-        if not torch.cuda.is_available():  # what runs on a GPU needs no answer
-            beside.submit(valid_vec_isa_list)
-        from torch._inductor.lowering import register_lowering
-
-    @register_lowering(torch.ops.playmeter.once, type_promotion_kind=None)
-    def _(few: Any) -> Any:
-        few.realize()
-        return few

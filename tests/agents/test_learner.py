@@ -181,18 +181,6 @@ def test_eager_and_compiled_give_the_same_losses_for_rainbow() -> None:
     np.testing.assert_allclose(losses_of(config, (7,), compile=True), losses_of(config, (7,)), rtol=5e-4)
 
 
-@pytest.mark.compiler
-def test_each_learner_of_a_process_is_compiled() -> None:
-    """torch runs uncompiled what it has compiled too often before: here more than once, by default more than eight times."""
-    graphs = torch._dynamo.utils.counters["stats"]
-    with torch._dynamo.config.patch(recompile_limit=1):
-        before = graphs["unique_graphs"]
-        for hidden in (8, 9, 10):
-            it, toy = learner((7,), replace(CONFIG, hidden=(hidden,)), compile=True), Toy((7,))
-            it.act(toy.obs())
-        assert graphs["unique_graphs"] == before + 3
-
-
 def test_seeds_of_a_group_differ() -> None:
     losses, actions = train(learner((0, 1, 2)), 60)
     assert len({tuple(np.array(losses)[:, k]) for k in range(3)}) == 3

@@ -15,8 +15,9 @@ from scipy import stats
 from torch._inductor.utils import run_and_get_code
 
 from agents import priorities
+from agents.compiler import compiled
 from agents.config import AgentConfig
-from agents.learner import Learner, compiled
+from agents.learner import Learner
 from agents.priorities import Priorities
 from agents.replay import Replay, ReplayLayout, gather, sample
 
@@ -119,7 +120,7 @@ def test_writing_compiled_is_in_place_and_calls_nothing_where_once_stands() -> N
     expected = Priorities(*(tensor.clone() for tensor in it))
     priorities.write(expected, row, value)
     with torch._inductor.config.patch(fx_graph_cache=False), torch._functorch.config.patch(enable_autograd_cache=False):
-        _, (code,) = run_and_get_code(compiled(priorities.write), it, row, value)
+        _, (code,) = run_and_get_code(compiled(priorities.write, CPU), it, row, value)
     for tensor, like in zip(it, expected, strict=True):
         torch.testing.assert_close(tensor, like)
     allocated = [

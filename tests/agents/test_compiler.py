@@ -1,0 +1,73 @@
+"""What compiled calls promise beyond equal numbers, which test_learner.py compares for whole agents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+from torch._dynamo.utils import counters
+
+from agents.compiler import compiled
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")  # nothing is computed there: the device says how to compile
+pytestmark = pytest.mark.compiler
+
+
+class Pair(NamedTuple):
+    left: Tensor
+    right: Tensor
+
+
+def line(slope: float) -> Callable[[Tensor, Pair], tuple[Tensor, Pair]]:
+    def move(out: Tensor, pair: Pair) -> tuple[Tensor, Pair]:
+        gradient = torch.func.grad(lambda x: (slope * x * x).sum())(pair.left)
+        out.copy_(gradient + pair.right)
+        return out.sum(), Pair(gradient, pair.right - 1)
+
+    return move
+
+
+@pytest.mark.parametrize("device", [CPU, GPU], ids=str)
+def test_results_are_nested_as_the_function_nests_them_and_writing_is_in_place(device: torch.device) -> None:
+    call = compiled(line(3), device)
+    for left in (torch.arange(4.0), torch.tensor([5.0, -1, 0, 2])):
+        out = torch.zeros(4)
+        total, pair = call(out, Pair(left, torch.ones(4)))
+        assert isinstance(pair, Pair)
+        assert (total.item(), pair.left.tolist(), pair.right.tolist()) == (
+            6 * left.sum().item() + 4,
+            (6 * left).tolist(),
+            [0] * 4,
+        )
+        assert out.tolist() == (6 * left + 1).tolist()
+
+
+def test_arguments_of_another_shape_or_order_in_memory_are_refused() -> None:
+    call, square = compiled(lambda x: x.cumsum(0), CPU), torch.arange(4.0).view(2, 2)
+    assert call(square).tolist() == [[0, 1], [2, 4]]
+    for other in (torch.ones(3, 2), square.T):
+        with pytest.raises(AssertionError):
+            call(other)
+
+
+@pytest.mark.parametrize("device", [CPU, GPU], ids=str)
+def test_each_function_of_a_process_is_compiled(device: torch.device) -> None:
+    """torch.compile runs uncompiled what it has compiled too often before: here more than once, by default more than eight times."""
+    with torch._dynamo.config.patch(recompile_limit=1):
+        before = counters["inductor"]["fxgraph_cache_hit"] + counters["inductor"]["fxgraph_cache_miss"]
+        for slope in (4, 5, 6):
+            compiled(line(slope), device)(torch.zeros(2), Pair(torch.ones(2), torch.ones(2)))
+        assert counters["inductor"]["fxgraph_cache_hit"] + counters["inductor"]["fxgraph_cache_miss"] == before + 3
+
+
+@pytest.mark.parametrize("device", [CPU, GPU], ids=str)
+def test_compiled_code_is_read_back_from_the_disk(device: torch.device) -> None:
+    """Else every start of a training would write its C++ anew: 7 seconds for `der`."""
+    for _ in range(2):
+        hits = counters["aot_autograd"]["autograd_cache_hit"]
+        compiled(line(7), device)(torch.zeros(5), Pair(torch.ones(5), torch.ones(5)))
+        torch.compiler.reset()
+    assert counters["aot_autograd"]["autograd_cache_hit"] == hits + 1
