@@ -83,9 +83,10 @@ def teach_compiler() -> None:
     with ThreadPoolExecutor(1) as beside:
         if not torch.cuda.is_available():  # what runs on a GPU needs no answer
             beside.submit(valid_vec_isa_list)
-        from torch._inductor.lowering import register_lowering
+        from torch._inductor.lowering import clone, register_lowering
 
     @register_lowering(torch.ops.playmeter.once, type_promotion_kind=None)
     def _(few: Any) -> Any:
-        few.realize()
-        return few
+        kept = clone(few)  # of a view on another order in memory, too
+        kept.realize()
+        return kept

@@ -122,6 +122,9 @@ class Linear(nn.Linear):
             self.bias_sigma = nn.Parameter(torch.full((outputs,), sigma / math.sqrt(inputs)))
 
     def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
+        if len(x) == 1 and not torch.is_grad_enabled():
+            # acting: with several seeds the compiler makes a loop of the product, and would compute x anew in it
+            x = once(x)
         if noise is None or not self.noise_width:
             return super().forward(x)
         own = noise[self.offset : self.offset + self.noise_width]

@@ -31,7 +31,7 @@ def once(few: Tensor) -> Tensor:
     """The same numbers, computed once and not in every loop that reads them.
 
     Fused, the two powers of Adam's bias correction would be taken for every 16 parameters, and where a transition lies in the replay
-    would be looked up for every 16 numbers that are computed from it.
+    would be looked up for every 16 numbers that are computed from it. No gradient passes it.
     """
     compiling = torch.compiler.is_compiling() or get_proxy_mode() is not None
     return _kept(few) if compiling else few

@@ -9,8 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 from torch._dynamo.utils import counters
+from torch._inductor.utils import run_and_get_code
 
 from agents.compiler import compiled
+from agents.config import AgentConfig
+from agents.networks import QNetwork, flat_network
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")  # nothing is computed there: the device says how to compile
 pytestmark = pytest.mark.compiler
@@ -71,3 +74,27 @@ def test_compiled_code_is_read_back_from_the_disk(device: torch.device) -> None:
         compiled(line(7), device)(torch.zeros(5), Pair(torch.ones(5), torch.ones(5)))
         torch.compiler.reset()
     assert counters["aot_autograd"]["autograd_cache_hit"] == hits + 1
+
+
+def test_acting_for_several_seeds_looks_for_a_feature_once_and_not_in_every_product() -> None:
+    """With one row a seed the product is a loop of the compiler's, fused with what gives its input: convolution, relu, transposition."""
+    network = flat_network(lambda: QNetwork(AgentConfig(encoder="minatar", hidden=(32,)), (4, 10, 10), 3))
+    act = torch.func.vmap(lambda params, obs: network.apply(network.unflatten(params), obs))
+    arguments = torch.randn(2, network.size), torch.rand(2, 1, 4, 10, 10)
+    with torch._inductor.config.patch(fx_graph_cache=False), torch.no_grad():
+        values, (code,) = run_and_get_code(compiled(act, CPU), *arguments)
+        torch.testing.assert_close(values, act(*arguments), rtol=1e-4, atol=1e-4)
+    assert "extern_kernels.bmm" in code, "the convolution"
+    assert "transpose_mxn" not in code, "of weights, tile by tile"
+
+
+def test_a_batch_of_one_is_differentiated() -> None:
+    network = flat_network(lambda: QNetwork(AgentConfig(hidden=(8,)), (3,), 2))
+
+    def gradient(params: Tensor, obs: Tensor) -> Tensor:
+        return torch.func.grad(lambda p: network.apply(network.unflatten(p), obs).square().sum())(params)
+
+    arguments = torch.randn(2, network.size), torch.rand(2, 1, 3)
+    with torch.no_grad():
+        slopes = torch.func.vmap(gradient)
+        torch.testing.assert_close(compiled(slopes, CPU)(*arguments), slopes(*arguments), rtol=1e-4, atol=1e-4)
