@@ -80,7 +80,7 @@ def test_what_a_training_calls_often_was_compiled_before_and_nothing_else_was(
     monkeypatch.setattr("agents.learner.COMPILE_ACT_FROM_STEPS", 60)
     seen = [list[str](), list[str]()]
 
-    def noted(function: Callable[..., Any]) -> Callable[..., Any]:
+    def noted(function: Callable[..., Any], _: torch.device) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
             seen[-1 if training else 0].append(function.__name__)
             return function(*arguments)
