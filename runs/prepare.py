@@ -213,9 +213,10 @@ def keep_freed_memory() -> None:
     """Keep the memory of freed tensors in the process instead of giving it back to the kernel.
 
     glibc gives megabytes back at the end of an update, if they happen to lie at the end of the heap, and the next update is given
-    them anew, page by page: up to half of the time of five seeds on MinAtar. Pieces of more than 256 MB still go back.
+    them anew, page by page: up to half of the time of five seeds on MinAtar. Pieces of more than 256 MB still go back
+    (32 MB before glibc 2.35).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:  # not in other C libraries
-        mallopt(MMAP_THRESHOLD, KEEP_UP_TO_BYTES)
+        mallopt(MMAP_THRESHOLD, KEEP_UP_TO_BYTES) or mallopt(MMAP_THRESHOLD, 32 << 20)  # the most that older ones take
         mallopt(TRIM_THRESHOLD, 2**31 - 1)
