@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import psutil  # type: ignore[import-untyped]
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -250,6 +251,15 @@ def test_a_frame_is_stored_once() -> None:
     rules = layout(capacity=1_000_000, seeds=1, envs_per_seed=1, frame_shape=(84, 84), max_episode_steps=27_000)
     frames = rules.nbytes - 1_000_000 * 5 * 4
     assert frames == pytest.approx(7.056e9, rel=1e-3), "84 x 84 bytes a row, not eight times that"
+
+
+def test_memory_for_frames_is_taken_as_they_are_written() -> None:
+    """Zeroing a million Atari frames first would hold up the start of every training for seconds."""
+    process, rules = psutil.Process(), layout(seeds=1, envs_per_seed=1, capacity=60_000, frame_shape=(84, 84), pixels=True)
+    before = process.memory_info().rss
+    replay = Replay(rules, torch.device("cpu"))
+    assert process.memory_info().rss - before < rules.nbytes / 4
+    assert not replay.storage.frames[:, ::9_999].any()
 
 
 def test_truncation_without_a_declared_time_limit_is_refused() -> None:
