@@ -78,6 +78,7 @@ def teach_compiler() -> None:
     """
     import torch._inductor.codecache  # what a thread imports beside an import could be seen half done
     import torch._inductor.cpp_builder
+    import torch.utils.cpp_extension  # imports setuptools, which takes its hook off sys.meta_path: an import beside it would fail
     from torch._inductor.cpu_vec_isa import valid_vec_isa_list
 
     with ThreadPoolExecutor(1) as beside:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -98,3 +100,30 @@ def test_a_batch_of_one_is_differentiated() -> None:
     with torch.no_grad():
         slopes = torch.func.vmap(gradient)
         torch.testing.assert_close(compiled(slopes, CPU)(*arguments), slopes(*arguments), rtol=1e-4, atol=1e-4)
+
+
+def test_importing_the_compiler_takes_no_hook_off_beside_another_import() -> None:
+    """A hook that is taken off the list while an import walks along it makes the import skip the next one: modules "are not there"."""
+    watch = """
+import sys, threading
+
+class Hooks(list):
+    def remove(self, hook):
+        assert threading.current_thread() is threading.main_thread(), "imports beside this one can fail"
+        removed.append(hook)
+        super().remove(hook)
+
+removed, sys.meta_path = [], Hooks(sys.meta_path)
+threads = []
+threading.Thread.start = lambda self, start=threading.Thread.start: (threads.append(self.name), start(self))
+import agents.learner
+from agents.compiler import teach_compiler
+from concurrent.futures import Future
+failed = []
+Future.set_exception = lambda self, error, set=Future.set_exception: (failed.append(error), set(self, error))
+teach_compiler()
+print(len(removed), len(threads), failed)
+"""
+    told = subprocess.run([sys.executable, "-c", watch], capture_output=True, text=True, check=True)
+    assert told.stdout.split(maxsplit=2)[2].strip() == "[]", told.stdout
+    assert int(told.stdout.split()[1]) >= 1, "nothing ran beside"
