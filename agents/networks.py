@@ -50,10 +50,17 @@ class QNetwork(nn.Module):
         self.noise_width += layer.noise_width
         return layer
 
-    def forward(self, obs: Tensor, noise: Tensor | None = None, tau: Tensor | None = None, bf16: bool = False) -> Tensor:
+    def scaled(self, obs: Tensor) -> Tensor:
+        """Observations as the layers read them, float32; computed once for all networks that look at them."""
+        return once(obs.float() * self.scale) if self.scale != 1 else obs.float()
+
+    def forward(
+        self, obs: Tensor, noise: Tensor | None = None, tau: Tensor | None = None, bf16: bool = False, scaled: bool = False
+    ) -> Tensor:
         """[B, A, Z].
 
         Args:
+            obs: as the environments give them, or, where ``scaled``, as :meth:`scaled` does.
             noise: [noise_width] standard normal, for a noisy network; None takes the mean weights.
             tau: [B, N] quantiles in (0, 1), for iqn; None takes the midpoints of ``num_tau_act`` equal parts.
             bf16: convolutions and hidden layers in bfloat16.
@@ -61,7 +68,7 @@ class QNetwork(nn.Module):
         if noise is not None and self.noise_width:
             noise = once(noise.sign() * noise.abs().sqrt())  # f of Fortunato et al. 2018, eq. 10
         with torch.autocast(obs.device.type, torch.bfloat16) if bf16 else nullcontext():
-            value_hidden, advantage_hidden = self._hidden(obs, noise, tau)
+            value_hidden, advantage_hidden = self._hidden(obs if scaled else self.scaled(obs), noise, tau)
         batch = advantage_hidden.shape[:-1]  # [B], or [B, N] with quantiles
         out = self.advantage(advantage_hidden.float(), noise).unflatten(-1, (self.num_actions, -1))
         if value_hidden is not None:
@@ -69,13 +76,10 @@ class QNetwork(nn.Module):
             out = value.unsqueeze(-2) + out - out.mean(dim=-2, keepdim=True)
         return out if len(batch) == 1 else out.squeeze(-1).transpose(-1, -2)
 
-    def _hidden(self, obs: Tensor, noise: Tensor | None, tau: Tensor | None) -> tuple[Tensor | None, Tensor]:
+    def _hidden(self, x: Tensor, noise: Tensor | None, tau: Tensor | None) -> tuple[Tensor | None, Tensor]:
         """Inputs of the output layers, [B, H] or [B, N, H]: of the value stream (dueling), and of the advantages."""
-        x = obs.float()
-        if len(self.convs):
-            x = x * self.scale
-            for conv in self.convs:
-                x = torch.relu(conv(x))
+        for conv in self.convs:
+            x = torch.relu(conv(x))
         x = x.flatten(1)
         for layer in self.trunk:
             x = torch.relu(layer(x, noise))
@@ -122,15 +126,19 @@ class Linear(nn.Linear):
             self.bias_sigma = nn.Parameter(torch.full((outputs,), sigma / math.sqrt(inputs)))
 
     def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
-        if len(x) == 1 and not torch.is_grad_enabled():
-            # acting: with several seeds the compiler makes a loop of the product, and would compute x anew in it
+        acting = len(x) == 1 and not torch.is_grad_enabled()
+        if acting:
+            # with several seeds the compiler makes a loop of the product, and would compute x anew in it
             x = once(x)
         if noise is None or not self.noise_width:
             return super().forward(x)
         own = noise[self.offset : self.offset + self.noise_width]
         of_inputs, of_outputs = own[: self.in_features], own[self.in_features :]
         weight = self.weight + self.weight_sigma * (of_outputs[:, None] * of_inputs)
-        return nn.functional.linear(x, weight, self.bias + self.bias_sigma * of_outputs)
+        bias = self.bias + self.bias_sigma * of_outputs
+        if acting and x.dim() == 2:  # one loop over the weights, which are never written to memory
+            return (weight * x).sum(-1)[None] + bias
+        return nn.functional.linear(x, weight, bias)
 
 
 class PatchConv2d(nn.Conv2d):
@@ -204,9 +212,10 @@ class FlatNetwork:
         noise: Tensor | None = None,
         tau: Tensor | None = None,
         bf16: bool = False,
+        scaled: bool = False,
     ) -> Tensor:
-        """What the head learns of the return, [B, A, Z], at observations [B, *obs_shape]; see :class:`QNetwork`."""
-        return functional_call(self.module, params, (obs, noise, tau, bf16))
+        """What the head learns of the return, [B, A, Z], at observations [B, *obs_shape]; see :meth:`QNetwork.forward`."""
+        return functional_call(self.module, params, (obs, noise, tau, bf16, scaled))
 
     def q_values(self, out: Tensor) -> Tensor:
         """Action values [..., A] of what ``apply`` returns."""

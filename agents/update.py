@@ -115,6 +115,7 @@ def make_update(config: AgentConfig, network: FlatNetwork) -> Update:
     def update(
         params: Tensor, target: Tensor, state: OptState, batch: Batch, noise: UpdateNoise
     ) -> tuple[Tensor, OptState, Tensor, Metrics]:
+        batch = batch._replace(obs=network.module.scaled(batch.obs), next_obs=network.module.scaled(batch.next_obs))
         grad_fn = grad_and_value(loss_fn, has_aux=True)
         grads, (loss, (priorities, mean_q)) = grad_fn(network.unflatten(params), network.unflatten(target), batch, noise)
         gradient = torch.cat([grads[name].flatten() for name in network.slices])
@@ -130,8 +131,8 @@ def make_update(config: AgentConfig, network: FlatNetwork) -> Update:
 def _forward(
     config: AgentConfig, network: FlatNetwork, params: Params, obs: Tensor, noise: Tensor, tau: Tensor | None
 ) -> Tensor:
-    """The network as updates compute it, [B, A, Z]; gradients and targets see the same precision."""
-    return network.apply(params, obs, noise, tau, bf16=config.precision == "bf16")
+    """The network at scaled observations as updates compute it, [B, A, Z]; gradients and targets see the same precision."""
+    return network.apply(params, obs, noise, tau, bf16=config.precision == "bf16", scaled=True)
 
 
 def _greedy_bootstrap(
