@@ -51,8 +51,8 @@ class QNetwork(nn.Module):
         return layer
 
     def scaled(self, obs: Tensor) -> Tensor:
-        """Observations as the layers read them, float32; computed once for all networks that look at them."""
-        return once(obs.float() * self.scale) if self.scale != 1 else obs.float()
+        """Observations as the layers read them, float32: one tensor for all networks that look at them."""
+        return obs.float() * self.scale if self.scale != 1 else obs.float()
 
     def forward(
         self, obs: Tensor, noise: Tensor | None = None, tau: Tensor | None = None, bf16: bool = False, scaled: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from torch._inductor.utils import run_and_get_code
 from agents.compiler import compiled
 from agents.config import AgentConfig
 from agents.networks import QNetwork, flat_network
+from agents.update import Batch, OptState, UpdateNoise, make_update
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")  # nothing is computed there: the device says how to compile
 pytestmark = pytest.mark.compiler
@@ -88,6 +90,44 @@ def test_acting_for_several_seeds_looks_for_a_feature_once_and_not_in_every_prod
         torch.testing.assert_close(values, act(*arguments), rtol=1e-4, atol=1e-4)
     assert "extern_kernels.bmm" in code, "the convolution"
     assert "transpose_mxn" not in code, "of weights, tile by tile"
+
+
+def test_frames_become_floats_once_for_all_networks_that_look_at_them() -> None:
+    config = AgentConfig(encoder="der", hidden=(32,), double=True, batch_size=2)
+    network = flat_network(lambda: QNetwork(config, (4, 84, 84), 3))
+    frames = torch.randint(256, (2, 2, 84, 84, 4), dtype=torch.uint8).movedim(-1, 2)  # channels last, as they are put together
+    ones, nothing = torch.ones(2), torch.zeros(2, 0)
+    batch = Batch(frames[0], ones.long(), ones, ones, frames[1], ones)
+    state = OptState(torch.zeros(network.size), torch.zeros(network.size), torch.zeros(()))
+    arguments = (
+        torch.randn(network.size),
+        torch.randn(network.size),
+        state,
+        batch,
+        UpdateNoise(torch.zeros(3, 0), *[nothing] * 3),
+    )
+    update = make_update(config, network)
+    with torch._inductor.config.patch(fx_graph_cache=False), torch.no_grad():
+        result, (code,) = run_and_get_code(compiled(update, CPU), *arguments)
+        torch.testing.assert_close(result[2], update(*arguments)[2], rtol=1e-3, atol=1e-3)
+    assert code.count("= extern_kernels.convolution(") == 6, "online and target at next_obs, online at obs"
+    assert len(re.findall(r"empty_strided_cpu\(\(2, 4, 84, 84\), .*torch.float32", code)) == 2
+
+
+def test_acting_writes_no_noisy_weights_to_memory() -> None:
+    network = flat_network(lambda: QNetwork(AgentConfig(hidden=(48,), noisy=True), (40,), 3))
+
+    def act(params: Tensor, obs: Tensor, noise: Tensor) -> Tensor:
+        return network.apply(network.unflatten(params), obs, noise)
+
+    code = {}
+    for rows in (1, 2):
+        arguments = torch.randn(network.size), torch.rand(rows, 40), torch.randn(network.noise_width)
+        with torch._inductor.config.patch(fx_graph_cache=False), torch.no_grad():
+            values, (code[rows],) = run_and_get_code(compiled(act, CPU), *arguments)
+            torch.testing.assert_close(values, act(*arguments), rtol=1e-4, atol=1e-4)
+    assert "empty_strided_cpu((48, 40)" in code[2], "what an update writes"
+    assert "empty_strided_cpu((48, 40)" not in code[1]
 
 
 def test_a_batch_of_one_is_differentiated() -> None:

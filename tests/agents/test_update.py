@@ -70,6 +70,28 @@ def test_huber_is_torchs_smooth_l1() -> None:
     torch.testing.assert_close(huber(x), torch.nn.functional.smooth_l1_loss(x, torch.zeros_like(x), reduction="none"))
 
 
+@pytest.mark.parametrize("which", ["obs", "next_obs"])
+@pytest.mark.parametrize("munchausen", [False, True])
+def test_the_networks_of_an_update_look_at_pixels_divided_by_255(munchausen: bool, which: str) -> None:
+    """A network without that division, whose first layer is 255 times as small, is the same network."""
+    config = replace(CONFIG, encoder="der", double=not munchausen, munchausen=munchausen)
+    net, undivided = (flat_network(lambda: QNetwork(config, (4, 84, 84), 3)) for _ in range(2))
+    undivided.module.scale = 1.0
+    online, target = params(net, 1), params(net, 2)
+    first = slice(0, 32 * 4 * 5 * 5)
+    online_small, target_small = online.clone(), target.clone()
+    online_small[first] /= 255
+    target_small[first] /= 255
+    pixels = torch.randint(256, (2, 8, 4, 84, 84), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    dark = torch.zeros_like(pixels[0])
+    data = batch()._replace(obs=dark, next_obs=dark)._replace(**{which: pixels[0]}, discount=torch.full((8,), 0.99))
+    seen = make_update(config, net)(online, target, fresh(net.size), data, quiet())[2]
+    expected = make_update(config, undivided)(online_small, target_small, fresh(net.size), data, quiet())[2]
+    torch.testing.assert_close(seen, expected, rtol=1e-4, atol=1e-5)
+    others = make_update(config, net)(online, target, fresh(net.size), data._replace(**{which: pixels[1]}), quiet())[2]
+    assert not torch.allclose(seen, others, rtol=1e-3), "what it looks at decides"
+
+
 @pytest.mark.parametrize(("double", "loss_name"), [(False, "huber"), (True, "huber"), (False, "mse")])
 def test_update_equals_autograd_with_torchs_adam(double: bool, loss_name: Literal["huber", "mse"]) -> None:
     config = replace(CONFIG, double=double, loss=loss_name)
