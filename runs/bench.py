@@ -53,6 +53,7 @@ CASES = (
     Case("cartpole-plain", "dqn", "CartPole-v1", 1, PEER, plain=True),
     Case("cartpole-4", "dqn", "CartPole-v1", 4, PEER, "MlpPolicy"),
     Case("cartpole-16", "dqn", "CartPole-v1", 16, PEER, "MlpPolicy"),
+    Case("cartpole-bf16", "dqn", "CartPole-v1", 16, replace(PEER, precision="bf16"), "MlpPolicy"),
     Case("rainbow-1", "rainbow", "CartPole-v1"),
     Case("rainbow-16", "rainbow", "CartPole-v1", 16),
     Case("minatar-1", "dqn", "MinAtar/Breakout-v1"),

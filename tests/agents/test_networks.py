@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from agents.config import AgentConfig, ConfigError
-from agents.networks import PatchConv2d, QNetwork, flat_network
+from agents.networks import Linear, PatchConv2d, QNetwork, flat_network
 
 
 def shapes(config: AgentConfig, obs_shape: tuple[int, ...], actions: int) -> list[tuple[int, ...]]:
@@ -50,6 +54,38 @@ def test_a_convolution_over_patches_is_torchs_convolution(kernel: tuple[int, int
     wanted = torch.autograd.grad((expected * weights).sum(), [obs, ours.weight, ours.bias])
     found = torch.autograd.grad((ours(obs) * weights).sum(), [obs, ours.weight, ours.bias])
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+class Products(TorchDispatchMode):
+    """Writes down the shape of every matrix product's result."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[tuple[int, ...]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.bmm, torch.ops.aten.addmm, torch.ops.aten.baddbmm):
+            self.shapes.append(tuple(result.shape))
+        return result
+
+
+def test_a_layer_of_few_inputs_is_torchs_and_its_gradient_is_a_product_with_many_columns() -> None:
+    seeds, batch, inputs, outputs = 3, 7, 4, 32
+    layer = Linear(inputs, outputs, None, 0)
+    x, target = torch.randn(seeds, batch, inputs), torch.randn(seeds, batch, outputs)
+    weight, bias = torch.randn(seeds, outputs, inputs), torch.randn(seeds, outputs)
+
+    def loss(params: dict[str, Tensor], x: Tensor, target: Tensor) -> Tensor:
+        return ((functional_call(layer, params, (x,)) - target) ** 2).sum()
+
+    with Products() as products:
+        found = torch.vmap(torch.func.grad(loss))({"weight": weight, "bias": bias}, x, target)
+    for k in range(seeds):
+        error = 2 * (x[k] @ weight[k].T + bias[k] - target[k])
+        torch.testing.assert_close(found["weight"][k], error.T @ x[k], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found["bias"][k], error.sum(0), rtol=1e-4, atol=1e-4)
+    assert sorted(products.shapes) == [(seeds, inputs, outputs), (seeds, batch, outputs)]
 
 
 def test_nature_divides_pixels_by_255() -> None:
