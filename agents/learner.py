@@ -22,7 +22,7 @@ from agents.augment import augment
 from agents.compiler import compiled
 from agents.config import AgentConfig
 from agents.graphs import Record, put, replayed
-from agents.networks import FlatNetwork, QNetwork, flat_network
+from agents.networks import FlatNetwork, QNetwork, flat_network, masks, narrowed, widened
 from agents.noise import Noise
 from agents.replay import Replay, ReplayLayout, ReplayStorage, sample
 from agents.update import Batch, Metrics, OptState, Update, UpdateNoise, make_update
@@ -39,6 +39,7 @@ class Acting(NamedTuple):
     uniform: Tensor  # [S, E x (2 + K)]: whether to explore and where to, then the quantiles of iqn
     normal: Tensor  # [S, W] noise of a noisy network
     epsilon: Tensor  # []
+    legal: Tensor  # [S, A] bool, or [S, 0]: see QNetwork.forward
 
 
 class Learning(NamedTuple):
@@ -48,27 +49,40 @@ class Learning(NamedTuple):
     uniform: Tensor  # [S, U], see split_noise
     normal: Tensor  # [S, G], see split_noise
     importance_exponent: Tensor  # []
+    legal: Tensor  # [S, A] bool, or [S, 0]: see QNetwork.forward
 
 
 class Learner:
-    """S seeds of one agent in lockstep. Arrays from the environments are [L, ...], L = S x envs_per_seed, seed by seed."""
+    """S seeds of one agent in lockstep. Arrays from the environments are [L, ...], L = S x envs_per_seed, seed by seed.
+
+    The seeds may play games of their own that have different numbers of actions: the networks then have as many outputs as the game
+    with the most, and each learns and acts as if it had no more than its own.
+    """
 
     def __init__(
         self,
         config: AgentConfig,
         layout: ReplayLayout,
-        num_actions: int,
+        num_actions: int | Sequence[int],
         seeds: Sequence[int],
         device: torch.device | str = "cpu",
         compile: bool = False,
         together: bool = False,
     ) -> None:
-        """``together``: where one update is due at a step, the caller asks for ``act_and_update``; else always for the two apart."""
-        self.config, self.layout, self.num_actions, self.seeds = config, layout, num_actions, tuple(seeds)
+        """``num_actions``: of all seeds, or of each. ``together``: where one update is due at a step, the caller asks for
+        ``act_and_update``; else always for the two apart."""
+        self.config, self.layout, self.seeds = config, layout, tuple(seeds)
+        self.num_actions = (num_actions,) * len(seeds) if isinstance(num_actions, int) else tuple(num_actions)
         self.device = torch.device(device)
-        self.network = q_network(config, layout, num_actions)
+        most = max(self.num_actions)
+        self.network = q_network(config, layout, most)
+        self._legal = torch.arange(most) < torch.tensor(self.num_actions)[:, None]
+        self._legal = self._legal[:, : 0 if self._legal.all() else most].to(self.device)
         self.replay = Replay(layout, self.device)
-        fresh = [self.network.init(noise.generator(seed, noise.INIT_STREAM)) for seed in seeds]
+        fresh = []
+        for seed, actions in zip(self.seeds, self.num_actions, strict=True):
+            own = q_network(config, layout, actions)
+            fresh.append(widened(own.init(noise.generator(seed, noise.INIT_STREAM)), own, self.network))
         self.params = torch.stack(fresh).to(self.device)  # [S, P]
         self.target = self.params.clone()
         zeros = torch.zeros_like(self.params)
@@ -126,7 +140,7 @@ class Learner:
     @torch.no_grad()
     def greedy(self, obs: NDArray[Any]) -> NDArray[np.int64]:
         """Best actions [L] for observations [L, ...] of any number of lanes per seed; changes nothing."""
-        return self._q_values(self.params, self.batched(obs)).argmax(-1).cpu().numpy().reshape(-1)
+        return self._q_values(self.params, self.batched(obs), self._legal).argmax(-1).cpu().numpy().reshape(-1)
 
     def warm_up(self, obs: NDArray[Any]) -> None:
         """Compile before the clock of the first step runs: the calls of a training once, on copies, so that nothing is changed.
@@ -155,8 +169,8 @@ class Learner:
         """Inputs of their own for every call, to be filled in."""
         half, zero = torch.full_like(self._act_noise.peek(), 0.5), torch.zeros_like(self._act_normal.peek())
         uniform, normal = torch.zeros_like(self._update_noise.peek()), torch.zeros_like(self._update_normal.peek())
-        acting = Acting(self.batched(obs).clone(), half, zero, self._epsilon)
-        return acting, Learning(self.replay.storage, uniform, normal, self._importance_exponent)
+        acting = Acting(self.batched(obs).clone(), half, zero, self._epsilon, self._legal)
+        return acting, Learning(self.replay.storage, uniform, normal, self._importance_exponent, self._legal)
 
     def _arguments(
         self, state: tuple[Tensor, Tensor, OptState], acting: Acting, learning: Learning
@@ -186,16 +200,16 @@ class Learner:
         self._fill(self._epsilon, self.config.epsilon(self.steps))
         noises = self._act_noise.draw(), self._act_normal.draw()
         if self._graphs_read is None:
-            acting = Acting(self.batched(obs), *noises, self._epsilon)
+            acting = Acting(self.batched(obs), *noises, self._epsilon, self._legal)
         else:
-            acting = put(Acting(self._by_seed(obs), *noises, self._epsilon), self._graphs_read[0])
+            acting = put(Acting(self._by_seed(obs), *noises, self._epsilon, self._legal), self._graphs_read[0])
         self.replay.begin(obs if self.device.type == "cpu" else acting.obs.flatten(0, 1))
         return acting
 
     def _learning(self) -> Learning:
         self._fill(self._importance_exponent, self.config.importance_exponent(self.steps))
         uniform, normal = self._update_noise.draw(), self._update_normal.draw()
-        learning = Learning(self.replay.storage, uniform, normal, self._importance_exponent)
+        learning = Learning(self.replay.storage, uniform, normal, self._importance_exponent, self._legal)
         return learning if self._graphs_read is None else put(learning, self._graphs_read[1])
 
     def batched(self, obs: NDArray[Any]) -> Tensor:
@@ -221,7 +235,12 @@ class Learner:
 
     def params_sha256(self) -> list[str]:
         """A hash of each seed's parameters: equal hashes are equal agents."""
-        return [hashlib.sha256(row.numpy().tobytes()).hexdigest() for row in self.params.cpu()]
+        return [hashlib.sha256(self.agent(k)[1].numpy().tobytes()).hexdigest() for k in range(len(self.seeds))]
+
+    def agent(self, seed_index: int) -> tuple[FlatNetwork, Tensor]:
+        """One seed's network and its parameters [P] on the CPU, with the actions of its own game alone."""
+        own = q_network(self.config, self.layout, self.num_actions[seed_index])
+        return own, narrowed(self.params[seed_index].cpu(), own, self.network)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides what the learner does next."""
@@ -259,14 +278,16 @@ def q_network(config: AgentConfig, layout: ReplayLayout, num_actions: int) -> Fl
     return flat_network(lambda: QNetwork(config, layout.obs_shape, num_actions))
 
 
-def greedy_values(network: FlatNetwork) -> Callable[[Tensor, Tensor], Tensor]:
-    """``(params [P], obs [B, ...]) -> action values [B, A]`` without noise."""
-    return lambda params, obs: network.q_values(network.apply(network.unflatten(params), obs))
+def greedy_values(network: FlatNetwork) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """``(params [P], obs [B, ...], legal [A] or [0]) -> action values [B, A]`` without noise."""
+    return lambda params, obs, legal: network.q_values(network.apply(network.unflatten(params), obs, legal=legal), legal)
 
 
-def epsilon_greedy(q: Tensor, explore: Tensor, which: Tensor, epsilon: Tensor) -> Tensor:
-    """Actions [E] from action values [E, A]; ``explore`` and ``which``, uniform [E], decide whether to explore, and where to."""
-    return torch.where(explore < epsilon, (which * q.shape[-1]).long(), q.argmax(-1))
+def epsilon_greedy(q: Tensor, explore: Tensor, which: Tensor, epsilon: Tensor, legal: Tensor) -> Tensor:
+    """Actions [E] from action values [E, A], -inf where ``legal`` has none; ``explore`` and ``which``, uniform [E], decide whether to
+    explore, and where to."""
+    actions = legal.sum() if masks(legal) else q.shape[-1]
+    return torch.where(explore < epsilon, (which * actions).long(), q.argmax(-1))
 
 
 def noise_widths(config: AgentConfig, network: FlatNetwork) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -315,20 +336,22 @@ def build_calls(
     """
     update_seeds: Update = over_seeds(make_update(config, network), layout.seeds)
 
-    def act_seed(params: Tensor, obs: Tensor, uniform: Tensor, normal: Tensor, epsilon: Tensor) -> Tensor:
+    def act_seed(params: Tensor, obs: Tensor, uniform: Tensor, normal: Tensor, epsilon: Tensor, legal: Tensor) -> Tensor:
         explore, which, tau = uniform.split((len(obs), len(obs), uniform.shape[0] - 2 * len(obs)))
         tau = tau.float().view(len(obs), -1) if config.head == "iqn" else None
-        q = network.q_values(network.apply(network.unflatten(params), obs, normal, tau))
-        return epsilon_greedy(q, explore, which, epsilon)
+        q = network.q_values(network.apply(network.unflatten(params), obs, normal, tau, legal=legal), legal)
+        return epsilon_greedy(q, explore, which, epsilon, legal)
 
     act_seeds = over_seeds(act_seed, layout.seeds)
 
     def act(params: Tensor, acting: Acting) -> Tensor:
-        return act_seeds(params, acting.obs, acting.uniform, acting.normal, acting.epsilon.expand(layout.seeds))
+        epsilon = acting.epsilon.expand(layout.seeds)
+        return act_seeds(params, acting.obs, acting.uniform, acting.normal, epsilon, acting.legal)
 
     def update(params: Tensor, target: Tensor, state: OptState, learning: Learning) -> Metrics:
         which, noise_of_networks, shift, intensity = split_noise(config, network, learning.uniform, learning.normal)
         batch, rows = sample(layout, learning.storage, which, learning.importance_exponent)
+        batch = batch._replace(legal=learning.legal)
         if config.augment:
             batch = augmented(config, batch, shift, intensity)
         new_params, new_state, priority, metrics = update_seeds(params, target, state, batch, noise_of_networks)

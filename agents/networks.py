@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +56,13 @@ class QNetwork(nn.Module):
         return obs.float() * self.scale if self.scale != 1 else obs.float()
 
     def forward(
-        self, obs: Tensor, noise: Tensor | None = None, tau: Tensor | None = None, bf16: bool = False, scaled: bool = False
+        self,
+        obs: Tensor,
+        noise: Tensor | None = None,
+        tau: Tensor | None = None,
+        bf16: bool = False,
+        scaled: bool = False,
+        legal: Tensor | None = None,
     ) -> Tensor:
         """[B, A, Z].
 
@@ -64,6 +71,7 @@ class QNetwork(nn.Module):
             noise: [noise_width] standard normal, for a noisy network; None takes the mean weights.
             tau: [B, N] quantiles in (0, 1), for iqn; None takes the midpoints of ``num_tau_act`` equal parts.
             bf16: convolutions and hidden layers in bfloat16.
+            legal: [A] bool, the outputs that are actions of this game; None or [0]: all are.
         """
         if noise is not None and self.noise_width:
             noise = once(noise.sign() * noise.abs().sqrt())  # f of Fortunato et al. 2018, eq. 10
@@ -73,7 +81,7 @@ class QNetwork(nn.Module):
         out = self.advantage(advantage_hidden.float(), noise).unflatten(-1, (self.num_actions, -1))
         if value_hidden is not None:
             value = self.value(value_hidden.float(), noise)
-            out = value.unsqueeze(-2) + out - out.mean(dim=-2, keepdim=True)
+            out = value.unsqueeze(-2) + out - mean_over_actions(out, legal)
         return out if len(batch) == 1 else out.squeeze(-1).transpose(-1, -2)
 
     def _hidden(self, x: Tensor, noise: Tensor | None, tau: Tensor | None) -> tuple[Tensor | None, Tensor]:
@@ -98,16 +106,27 @@ class QNetwork(nn.Module):
         parts = self.config.num_tau_act
         return ((torch.arange(parts, device=x.device, dtype=x.dtype) + 0.5) / parts).expand(x.shape[0], parts)
 
-    def q_values(self, out: Tensor) -> Tensor:
-        """Action values [..., A]: the means of what :meth:`forward` returns, [..., A, Z]."""
-        if self.config.head == "c51":
-            return out.softmax(-1) @ self.support(out)
-        return out.mean(-1)
+    def q_values(self, out: Tensor, legal: Tensor | None = None) -> Tensor:
+        """Action values [..., A]: the means of what :meth:`forward` returns, [..., A, Z]; -inf where an output is no action."""
+        values = out.softmax(-1) @ self.support(out) if self.config.head == "c51" else out.mean(-1)
+        return values.masked_fill(~legal, -torch.inf) if masks(legal) else values
 
     def support(self, like: Tensor) -> Tensor:
         """[Z]: the returns that the atoms of c51 stand for."""
         config = self.config
         return torch.linspace(config.v_min, config.v_max, config.num_atoms, device=like.device, dtype=like.dtype)
+
+
+def masks(legal: Tensor | None) -> TypeGuard[Tensor]:
+    """Whether some outputs of a network may be no actions: games side by side have the most actions of any."""
+    return legal is not None and legal.shape[-1] > 0
+
+
+def mean_over_actions(values: Tensor, legal: Tensor | None) -> Tensor:
+    """The mean [..., 1, Z] of ``values`` [..., A, Z] over the actions of the game; ``legal`` as for :meth:`QNetwork.forward`."""
+    if not masks(legal):
+        return values.mean(dim=-2, keepdim=True)
+    return (values * legal[:, None]).sum(dim=-2, keepdim=True) / legal.sum()
 
 
 FEW_INPUTS = 16
@@ -223,13 +242,14 @@ class FlatNetwork:
         tau: Tensor | None = None,
         bf16: bool = False,
         scaled: bool = False,
+        legal: Tensor | None = None,
     ) -> Tensor:
         """What the head learns of the return, [B, A, Z], at observations [B, *obs_shape]; see :meth:`QNetwork.forward`."""
-        return functional_call(self.module, params, (obs, noise, tau, bf16, scaled))
+        return functional_call(self.module, params, (obs, noise, tau, bf16, scaled, legal))
 
-    def q_values(self, out: Tensor) -> Tensor:
+    def q_values(self, out: Tensor, legal: Tensor | None = None) -> Tensor:
         """Action values [..., A] of what ``apply`` returns."""
-        return self.module.q_values(out)
+        return self.module.q_values(out, legal)
 
     def init(self, generator: torch.Generator) -> Tensor:
         """Fresh parameters [P]: weights and biases uniform within +-1/sqrt(fan_in), as in Mnih et al. 2015; noise at
@@ -245,6 +265,21 @@ class FlatNetwork:
             else:
                 view.uniform_(-bound, bound, generator=generator)
         return flat
+
+
+def widened(params: Tensor, network: FlatNetwork, wide: FlatNetwork) -> Tensor:
+    """Parameters [P] of ``network`` as those of one that is the same but for more actions, whose own parameters are 0."""
+    flat = torch.zeros(wide.size)
+    theirs = wide.unflatten(flat)
+    for name, own in network.unflatten(params).items():
+        theirs[name][: len(own)] = own
+    return flat
+
+
+def narrowed(params: Tensor, network: FlatNetwork, wide: FlatNetwork) -> Tensor:
+    """The other way round: without the actions that are none of its own."""
+    theirs = wide.unflatten(params)
+    return torch.cat([theirs[name][: shape[0]].flatten() for name, (_, shape) in network.slices.items()])
 
 
 def flat_network(build: Callable[[], QNetwork]) -> FlatNetwork:

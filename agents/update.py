@@ -14,7 +14,7 @@ from torch.func import grad_and_value
 
 from agents.config import AgentConfig
 from agents.heads import categorical_projection, huber, log_policy, munchausen_bonus, quantile_huber_loss
-from agents.networks import FlatNetwork
+from agents.networks import FlatNetwork, masks
 from agents.operators import once
 
 # Before the exponent. An error of exactly 0 keeps a small priority, or its row would never be drawn again, and once all errors are 0
@@ -34,6 +34,7 @@ class Batch(NamedTuple):
     discount: Tensor  # [B] gamma^k of the bootstrap, 0 after a termination or life loss
     next_obs: Tensor  # [B, *obs_shape] where to bootstrap
     weight: Tensor  # [B] importance weight, 1 where sampling is uniform
+    legal: Tensor = torch.empty(0, dtype=torch.bool)  # [A] the outputs that are actions of this game; [0]: all are
 
 
 class UpdateNoise(NamedTuple):
@@ -104,12 +105,13 @@ def make_update(config: AgentConfig, network: FlatNetwork) -> Update:
 
     def loss_fn(params: Params, target: Params, batch: Batch, noise: UpdateNoise) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         tau = noise.tau if config.head == "iqn" else None
-        out = _forward(config, network, params, batch.obs, noise.normal[0], tau)  # [B, A, Z]
+        out = _forward(config, network, params, batch.obs, noise.normal[0], tau, batch.legal)  # [B, A, Z]
         with torch.no_grad():
             goal = Bootstrap(*map(once, bootstrap(config, network, params, target, batch, noise)))
         chosen = out.gather(1, batch.action[:, None, None].expand(-1, 1, out.shape[-1])).squeeze(1)  # [B, Z]
         losses, priorities = loss_of(config, network, chosen, tau, goal)
-        mean_q = network.q_values(out).mean()
+        values = network.q_values(out)
+        mean_q = (values * batch.legal).sum(-1).mean() / batch.legal.sum() if masks(batch.legal) else values.mean()
         return (batch.weight * losses).mean(), (priorities.detach(), mean_q.detach())
 
     def update(
@@ -129,26 +131,25 @@ def make_update(config: AgentConfig, network: FlatNetwork) -> Update:
 
 
 def _forward(
-    config: AgentConfig, network: FlatNetwork, params: Params, obs: Tensor, noise: Tensor, tau: Tensor | None
+    config: AgentConfig, network: FlatNetwork, params: Params, obs: Tensor, noise: Tensor, tau: Tensor | None, legal: Tensor
 ) -> Tensor:
     """The network at scaled observations as updates compute it, [B, A, Z]; gradients and targets see the same precision."""
-    return network.apply(params, obs, noise, tau, bf16=config.precision == "bf16", scaled=True)
+    return network.apply(params, obs, noise, tau, bf16=config.precision == "bf16", scaled=True, legal=legal)
 
 
 def _greedy_bootstrap(
     config: AgentConfig, network: FlatNetwork, params: Params, target: Params, batch: Batch, noise: UpdateNoise
 ) -> Bootstrap:
     """The return under the best next action, which the target network chooses, or the online one in double Q-learning."""
-    iqn = config.head == "iqn"
-    out = _forward(config, network, target, batch.next_obs, noise.normal[1], noise.tau_target if iqn else None)
+    iqn, legal = config.head == "iqn", batch.legal
+    out = _forward(config, network, target, batch.next_obs, noise.normal[1], noise.tau_target if iqn else None, legal)
+    selecting = out
     if config.double:
-        q_select = network.q_values(
-            _forward(config, network, params, batch.next_obs, noise.normal[2], noise.tau_select if iqn else None)
-        )
+        tau = noise.tau_select if iqn else None
+        selecting = _forward(config, network, params, batch.next_obs, noise.normal[2], tau, legal)
     elif iqn:
-        q_select = network.q_values(_forward(config, network, target, batch.next_obs, noise.normal[1], noise.tau_select))
-    else:
-        q_select = network.q_values(out)
+        selecting = _forward(config, network, target, batch.next_obs, noise.normal[1], noise.tau_select, legal)
+    q_select = network.q_values(selecting, legal)
     if config.head == "c51":
         returns = batch.reward[:, None] + batch.discount[:, None] * network.module.support(out)
         return Bootstrap(returns, best_action(out, q_select).softmax(-1))
@@ -164,15 +165,18 @@ def _munchausen_bootstrap(
     Vieillard et al. 2020, eq. 2 (M-DQN) and appendix B.2 (M-IQN). With n-step returns only the first reward gets its bonus, as in
     BTR (Clark et al. 2024): the others would need the observations in between.
     """
-    iqn, temperature = config.head == "iqn", config.munchausen_temperature
-    out = _forward(config, network, target, batch.next_obs, noise.normal[1], noise.tau_target if iqn else None)
-    q_next = network.q_values(out)
+    iqn, temperature, legal = config.head == "iqn", config.munchausen_temperature, batch.legal
+    out = _forward(config, network, target, batch.next_obs, noise.normal[1], noise.tau_target if iqn else None, legal)
+    next_out = out
     if iqn:
-        q_next = network.q_values(_forward(config, network, target, batch.next_obs, noise.normal[1], noise.tau_select))
-    q_now = network.q_values(_forward(config, network, target, batch.obs, noise.normal[1], noise.tau_select if iqn else None))
+        next_out = _forward(config, network, target, batch.next_obs, noise.normal[1], noise.tau_select, legal)
+    now = _forward(config, network, target, batch.obs, noise.normal[1], noise.tau_select if iqn else None, legal)
+    q_next, q_now = network.q_values(next_out, legal), network.q_values(now, legal)
     bonus = munchausen_bonus(q_now, batch.action, config.munchausen_alpha, temperature, config.munchausen_clip)
     scaled_log = log_policy(q_next, temperature)  # [B, A]
     policy = (scaled_log / temperature).exp()
+    if masks(legal):
+        scaled_log = scaled_log.masked_fill(~legal, 0)  # what has no probability has no entropy either
     reward, discount = (batch.reward + bonus)[:, None], batch.discount[:, None]
     if config.head == "c51":
         support = network.module.support(out)

@@ -214,8 +214,9 @@ def _notes(runs: list[Run], unfinished: list[Run], repeats: list[Run]) -> list[s
         notes.append(f"seeds ran on different devices: {', '.join(sorted(devices))}")
     if any(run.record.share < 1 for run in runs):
         together = max(len(run.record.group_seeds) for run in runs)
+        what = "seeds of several games" if any(run.record.group_envs for run in runs) else "seeds"
         notes.append(
-            f"up to {together} seeds trained side by side in one process; each bears its share of energy and device time"
+            f"up to {together} {what} trained side by side in one process; each bears its share of energy and device time"
         )
     return notes
 

@@ -39,11 +39,12 @@ class Plan(Train):
 
 def plan_command(argv: Sequence[str]) -> int:
     """Forecast what a training costs before anything is burned."""
-    from runs.plan import plan
+    from runs.plan import check_asked, plan
 
     asked, settings, options = train_arguments(argv, "plan", Plan)
     assert isinstance(asked, Plan)
     config = asked_config(asked, settings, options, ("playmeter", "plan", *argv))
+    check_asked(config, asked.seconds)
     at = Rates(asked.country, asked.price_usd_per_kwh)
     grid_intensity(at.country)  # an unknown country is said before the seconds are spent
     more = [with_seeds(config, seeds) for seeds in asked.try_seeds]

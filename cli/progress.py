@@ -22,13 +22,13 @@ class ProgressLine:
         self.console = Console(highlight=False)
         self.live = Live(console=self.console, transient=False, refresh_per_second=4) if self.console.is_terminal else None
         self.last_plain_s = float("-inf")
-        # wall_s and fraction of the first report: setting up is no measure of speed
-        self.first: tuple[float, float] | None = None
+        # games, wall_s and fraction of the first report: setting up is no measure of speed
+        self.first: tuple[tuple[str, ...], float, float] | None = None
 
     def __enter__(self) -> ProgressLine:
-        self.notice(
-            f"training {self.config.agent} on {self.config.env}, {len(self.config.seeds)} seed(s), {self.config.budget} each"
-        )
+        envs = self.config.envs
+        on = envs[0] if len(envs) == 1 else f"{len(envs)} environments ({envs[0]} to {envs[-1]})"
+        self.notice(f"training {self.config.agent} on {on}, {len(self.config.seeds)} seed(s), {self.config.budget} each")
         if self.live is not None:
             self.live.start()
         return self
@@ -53,9 +53,14 @@ class ProgressLine:
     def text(self, progress: Progress) -> str:
         from analysis import units
 
-        if self.first is None or progress.wall_s < self.first[0]:  # a new group of seeds starts its own clock
-            self.first = (progress.wall_s, progress.fraction)
-        parts = [f"{progress.fraction:4.0%}", f"{units.count(progress.steps_per_s)} steps/s"]
+        if (
+            self.first is None or progress.games != self.first[0] or progress.wall_s < self.first[1]
+        ):  # a new group starts its own clock
+            self.first = (progress.games, progress.wall_s, progress.fraction)
+        parts = []
+        if self.config.more_envs:
+            parts.append(progress.games[0] if len(progress.games) == 1 else f"{len(progress.games)} games")
+        parts += [f"{progress.fraction:4.0%}", f"{units.count(progress.steps_per_s)} steps/s"]
         if progress.eval_score is not None:
             parts.append(f"score {units.score(progress.eval_score)}")
         elif progress.train_score is not None:
@@ -69,7 +74,7 @@ class ProgressLine:
             parts.append(f"{sign}{units.energy(progress.joules)} ({units.energy_range(progress.low_j, progress.high_j)})")
         if progress.status != "running":
             parts.append(f"{progress.status} after {units.duration(progress.wall_s)}")
-        elif progress.fraction > self.first[1]:
-            pace_s = (progress.wall_s - self.first[0]) / (progress.fraction - self.first[1])
+        elif progress.fraction > self.first[2]:
+            pace_s = (progress.wall_s - self.first[1]) / (progress.fraction - self.first[2])
             parts.append(f"{units.duration(pace_s * (1 - progress.fraction))} left")
         return "  ".join(parts)

@@ -33,7 +33,7 @@ class TrainAny:
     name: Annotated[Positional[str], tyro.conf.arg(metavar="AGENT")]
     """A member of the family or a baseline (`playmeter agents`)."""
     env: Annotated[Positional[str], tyro.conf.arg(metavar="ENV")]
-    """An environment (`playmeter envs`)."""
+    """An environment (`playmeter envs`), several with commas between them, or a suite, e.g. atari26."""
     seeds: int = 1
     """How many seeds to train; small networks train side by side in this process."""
     first_seed: int = 0
@@ -115,7 +115,7 @@ def train_arguments(
         raise InputError(
             f"{command} needs an agent and an environment, e.g. `playmeter {command} {name} {env}`; agents: {known}"
         )
-    domain = DOMAINS[spec(env).kind]
+    domain = DOMAINS[spec(envs_of(env)[0]).kind]
     if is_baseline(name) and kind is not Train:
         raise InputError(f"{command} knows the family's agents; {name} is trained by its own library: time a short run of it")
     if is_baseline(name):
@@ -134,7 +134,7 @@ def asked_config(
 ) -> RunConfig:
     return run_config(
         asked.name,
-        asked.env,
+        envs_of(asked.env),
         settings,
         seeds=range(asked.first_seed, asked.first_seed + asked.seeds),
         budget=asked.budget,
@@ -154,14 +154,31 @@ def asked_config(
     )
 
 
-def run_config(agent: str, env: str, settings: AgentConfig | BaselineConfig, seeds: Sequence[int], **options: Any) -> RunConfig:
+def envs_of(asked: str) -> tuple[str, ...]:
+    """The environments of a suite, or those with commas between them. Raises InputError where one agent's settings do not fit all."""
+    from envs import SUITES, spec
+
+    names = [name.strip() for name in asked.split(",")]
+    if "" in names:
+        raise InputError(f"{asked!r} lacks an environment's name: give e.g. ALE/Pong-v5,ALE/Breakout-v5")
+    envs = tuple(dict.fromkeys(env for name in names for env in SUITES.get(name, (name,))))
+    kinds = {spec(env).kind: env for env in envs}
+    if len(kinds) > 1:
+        raise InputError(f"{' and '.join(kinds.values())} are of different kinds, with settings of their own: train them apart")
+    return envs
+
+
+def run_config(
+    agent: str, envs: Sequence[str], settings: AgentConfig | BaselineConfig, seeds: Sequence[int], **options: Any
+) -> RunConfig:
     from envs import spec
 
     if not seeds or min(seeds) < 0:
         raise InputError("--seeds must be at least 1 and --first-seed at least 0")
-    config = RunConfig(agent, env, settings, tuple(seeds), **options)
+    config = RunConfig(agent, envs[0], settings, tuple(seeds), **options, more_envs=tuple(envs[1:]))
     # What needs no torch is looked at before it is loaded, so that a slip is answered at once.
-    parse_budget(config.budget).check(spec(env).frame_rate_hz)
+    for env in envs:
+        parse_budget(config.budget).check(spec(env).frame_rate_hz)
     check_energy(config.energy)
     check_writable(Path(config.out))
     return config
@@ -198,7 +215,7 @@ def demo_command(argv: Sequence[str]) -> int:
     command = ("playmeter", "demo", *argv)
     cartpole = run_config(
         "dqn",
-        "CartPole-v1",
+        ["CartPole-v1"],
         agent_config("dqn", "classic"),
         seeds=range(4),
         budget="20k-steps",
@@ -207,7 +224,7 @@ def demo_command(argv: Sequence[str]) -> int:
     )
     pong = run_config(
         "dqn",
-        "ALE/Pong-v5",
+        ["ALE/Pong-v5"],
         # The published settings wait 50,000 steps before they learn: here the update has to be seen at work.
         replace(agent_config("dqn", "atari"), learning_starts_steps=1_000, epsilon_decay_steps=2_000),
         seeds=range(1),

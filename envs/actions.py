@@ -62,8 +62,8 @@ class ActionLog:
         unused = int(self.first.min())
         return {"actions": self.rows[unused:].copy(), "first": self.first - unused, "seeded": self.seeded.copy()}
 
-    def load_state_dict(self, state: dict[str, Any], num_actions: int, reset: int) -> None:
-        """Raises ValueError for a state that is no log of so many lanes and actions; ``reset`` marks a row that is no step."""
+    def load_state_dict(self, state: dict[str, Any], num_actions: Ints, reset: int) -> None:
+        """Raises ValueError for a state that is no log of so many lanes with so many actions [L]; ``reset`` marks a row that is no step."""
         actions, first, seeded = state["actions"], state["first"], state["seeded"]
         lanes = len(self.first)
         fits = actions.ndim == 2 and actions.dtype == np.uint8 and actions.shape[1] == lanes == len(first) == len(seeded)
@@ -71,6 +71,6 @@ class ActionLog:
             raise ValueError(f"this is no log of the actions of {lanes} lanes")
         played = actions[actions[:, 0] != reset]
         if (played >= num_actions).any():
-            raise ValueError(f"the log has actions beyond the {num_actions} that there are")
+            raise ValueError(f"the log has actions beyond the {max(num_actions)} that there are")
         self._rows, self._end = np.concatenate([actions, np.zeros((4096, lanes), np.uint8)]), len(actions)
         self.first, self.seeded = first.astype(np.int64), seeded.astype(np.int64)

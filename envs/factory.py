@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from envs.world import World
 
 
 def make(
-    env_id: str,
+    env_id: str | Sequence[str],
     num_envs: int,
     seeds: int | Sequence[int],
     *,
@@ -22,7 +23,7 @@ def make(
     """A World of ``num_envs`` lanes.
 
     Args:
-        env_id: one of ``all_specs()``.
+        env_id: one of ``all_specs()``, or one a lane: games with the same shape of observation can be played side by side.
         num_envs: the number of lanes L.
         seeds: one seed a lane, each >= 0; a lane's episodes follow from its own seed and actions alone. An int gives
             ``lane_seeds(seed, num_envs)``.
@@ -32,8 +33,10 @@ def make(
 
     Raises:
         UnknownEnv: no such environment, or the environment has no such protocol.
-        ValueError: the seeds do not fit the lanes.
+        ValueError: the seeds do not fit the lanes, or the games not each other.
     """
+    if not isinstance(env_id, str):
+        return _several(list(env_id), num_envs, seeds, protocol=protocol, evaluation=evaluation, num_threads=num_threads)
     env_spec = spec(env_id)
     rules = protocol_of(env_spec, protocol)
     seeds = lane_seeds(seeds, num_envs) if isinstance(seeds, int) else [int(s) for s in seeds]
@@ -50,6 +53,35 @@ def make(
     from envs.control import control_world
 
     return control_world(env_spec, rules, seeds, evaluation)
+
+
+def _several(
+    env_ids: list[str], num_envs: int, seeds: int | Sequence[int], *, protocol: str | None, evaluation: bool, num_threads: int
+) -> World:
+    """Lanes of these games: equal ones that follow each other are one World of their own."""
+    parts = list(_stretches(env_ids))
+    seeds = lane_seeds(seeds, num_envs) if isinstance(seeds, int) else list(seeds)
+    if not len(env_ids) == num_envs == len(seeds):
+        raise ValueError(f"{num_envs} lanes need as many games and seeds, got {len(env_ids)} and {len(seeds)}")
+    threads = num_threads or (max(1, (os.cpu_count() or 1) // len(parts)) if len(parts) > 1 else 0)
+    worlds = [
+        make(name, lanes.stop - lanes.start, seeds[lanes], protocol=protocol, evaluation=evaluation, num_threads=threads)
+        for name, lanes in parts
+    ]
+    if len(worlds) == 1:
+        return worlds[0]
+    from envs.several import SeveralGames
+
+    return SeveralGames(worlds)
+
+
+def _stretches(names: list[str]) -> Iterator[tuple[str, slice]]:
+    """Where equal names follow each other: the name, and where."""
+    first = 0
+    for k in range(1, len(names) + 1):
+        if k == len(names) or names[k] != names[first]:
+            yield names[first], slice(first, k)
+            first = k
 
 
 def lane_seeds(seed: int, num_envs: int) -> list[int]:

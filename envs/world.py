@@ -77,6 +77,7 @@ class World(VectorEnv[Array, Array, Array]):
         self.evaluation = evaluation
         self.lane_seeds = tuple(seeds)
         self.num_envs = len(seeds)
+        self.num_actions: Ints = np.full(self.num_envs, env_spec.num_actions)  # of each lane's game
         self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
         self.single_observation_space = observation_space
         self.single_action_space = action_space
@@ -88,6 +89,11 @@ class World(VectorEnv[Array, Array, Array]):
         self._started = False
         self._sent = False
         self._log = None if evaluation else ActionLog(self.num_envs)
+
+    @property
+    def name(self) -> str:
+        """What is played, for people."""
+        return self.env_spec.id
 
     def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Array, dict[str, Any]]:
         """Start an episode in every lane. A World is seeded when it is made: ``seed`` and ``options`` must be None."""
@@ -136,6 +142,10 @@ class World(VectorEnv[Array, Array, Array]):
             obs = self._next_episodes(done)
         return obs, reward, terminated, truncated, info
 
+    def rest(self, lanes: Bools) -> Bools:
+        """Of these lanes [L] that are not needed any more, those that are not stepped from now on; none, where all share an emulator."""
+        return np.zeros_like(lanes)
+
     def _next_episodes(self, done: Bools) -> Array:
         """Restart the lanes that are done; those whose log is long enough with a new seed."""
         again = np.zeros_like(done) if self._log is None else done & (self._log.steps >= self.reseed_steps)
@@ -166,10 +176,10 @@ class World(VectorEnv[Array, Array, Array]):
         """
         if self._log is None or self._started:
             raise RuntimeError("a World is brought back before it is started")
-        self._log.load_state_dict(state, self.env_spec.num_actions, RESET)
+        self._log.load_state_dict(state, self.num_actions, RESET)
         obs = self._replay(self._log)
         if (self._episode_frames != state["episode_frames"]).any():
-            raise ValueError(f"{self.env_spec.id} does not play the logged actions as before: is it another version?")
+            raise ValueError(f"{self.name} does not play the logged actions as before: is it another version?")
         self.replayed_frames = self.frames + self.boot_frames
         self.frames[:], self.boot_frames[:] = state["frames"], state["boot_frames"]
         return obs

@@ -112,7 +112,7 @@ class BaselineTrainer:
         world = train_world(job, config.n_envs)
         self.env = WorldVecEnv(world, config.clip_rewards, job.meter.lap)
         costs, self.value_flops = flop_costs(algorithm, config, world)
-        self.books = open_books(job, world, costs)
+        self.books = open_books(job, world, [costs])
         (seed,) = job.seeds
         self.model = build(algorithm, config, self.env, self.limit_steps, seed=seed, device=str(job.device))
 
@@ -250,7 +250,7 @@ class Bookkeeper(BaseCallback):
         self.valued += self.cut if isinstance(self.trainer.config, PpoConfig) else 0
         self.cut = 0
         counters = self.books.counters
-        counters.act_flops = self.acted * counters.costs.forward + self.valued * self.trainer.value_flops
+        counters.act_flops = self.acted * counters.costs[0].forward + self.valued * self.trainer.value_flops
 
     def _rollout_is_complete(self) -> bool:
         config = self.trainer.config

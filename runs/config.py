@@ -21,7 +21,7 @@ DOMAINS = {"control": "classic", "minatar": "minatar", "atari": "atari"}
 
 @dataclass(frozen=True)
 class RunConfig:
-    """S runs of one agent on one environment, one per seed."""
+    """S runs of one agent on each environment, one per seed."""
 
     agent: str
     env: str
@@ -55,6 +55,12 @@ class RunConfig:
     """This process's part of the GPU, where several runs of ours share one."""
     command: tuple[str, ...] = field(default_factory=tuple)
     """The command line that asked for it, for ``run.json``."""
+    more_envs: tuple[str, ...] = ()
+    """Trained by the same command beside ``env``, of the same kind: on a GPU Atari's games side by side, else one after another."""
+
+    @property
+    def envs(self) -> tuple[str, ...]:
+        return self.env, *self.more_envs
 
     @property
     def energy(self) -> EnergyOptions:

@@ -13,7 +13,7 @@ from runs.schema import Counts, Flops
 
 Ints = NDArray[np.int64]
 
-_BY_SEED = ("frames_by_seed", "episodes", "eval_frames", "boot_frames", "eval_boot_frames")
+_BY_SEED = ("frames_by_seed", "episodes", "eval_frames", "boot_frames", "eval_boot_frames", "eval_observations")
 
 
 @dataclass
@@ -25,11 +25,10 @@ class Counters:
     """
 
     seeds: int
-    costs: FlopCosts
+    costs: tuple[FlopCosts, ...]
     frame_rate_hz: float | None
     steps: int = 0
     updates: int = 0
-    eval_observations: int = 0
     wall_s: float = 0.0
     joules: float = 0.0  # of one run: the process's joules over S
     act_flops: int | None = None  # None: one forward pass a step
@@ -38,6 +37,7 @@ class Counters:
     eval_frames: Ints = field(init=False)
     boot_frames: Ints = field(init=False)
     eval_boot_frames: Ints = field(init=False)
+    eval_observations: Ints = field(init=False)
 
     def __post_init__(self) -> None:
         for name in _BY_SEED:
@@ -53,23 +53,24 @@ class Counters:
 
     @property
     def flops(self) -> int:
-        return self.model_flops().total or 0  # ours are always known
+        return min(self.model_flops(k).total or 0 for k in range(self.seeds))  # ours are always known
 
-    def model_flops(self) -> Flops:
+    def model_flops(self, seed_index: int = 0) -> Flops:
         """Model FLOPs of one run so far."""
+        costs = self.costs[seed_index]
         return Flops(
-            act=self.steps * self.costs.forward if self.act_flops is None else self.act_flops,
-            update=self.updates * self.costs.update,
-            eval=self.eval_observations * self.costs.eval_forward,
+            act=self.steps * costs.forward if self.act_flops is None else self.act_flops,
+            update=self.updates * costs.update,
+            eval=int(self.eval_observations[seed_index]) * costs.eval_forward,
         )
 
     def state_dict(self) -> dict[str, Any]:
         """The exact counters; seconds and joules are the ledger's."""
-        numbers = {name: getattr(self, name) for name in ("steps", "updates", "eval_observations")}
+        numbers = {name: getattr(self, name) for name in ("steps", "updates")}
         return numbers | {name: getattr(self, name).copy() for name in _BY_SEED}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name in ("steps", "updates", "eval_observations"):
+        for name in ("steps", "updates"):
             setattr(self, name, state[name])
         for name in _BY_SEED:
             setattr(self, name, state[name].copy())

@@ -38,31 +38,32 @@ class Evaluation:
     epsilon: float
     frames: Ints  # [S] played, also those of games that were begun beyond the number asked for
     boot_frames: Ints  # [S]
-    observations: int  # forward passes per seed
+    observations: Ints  # [S] forward passes
     complete: bool  # False: interrupted, so that the returns are of the games that were over by then
 
 
 def evaluate(
     player: Player,
-    env_id: str,
+    games: Sequence[str],
     protocol: str,
     episodes: int,
     index: int,
     stop: Callable[[], bool] = lambda: False,
     due: Callable[[], bool] = lambda: False,
 ) -> Generator[Evaluation, None, Evaluation]:
-    """Play ``episodes`` games with each seed's policy, or until ``stop()``; returns what came of it.
+    """Play ``episodes`` games with each seed's policy in its environment, ``games`` [S], or until ``stop()``; returns what came of it.
 
     Yields what is played so far after every step when ``due()``, for a ledger that goes on while many games are played.
 
     Every lane plays a fixed number of games, so that short games are not counted more often than long ones. The games of
-    evaluation ``index`` follow from the seed and the index alone. A game without a time limit, which a policy may never end, counts
+    evaluation ``index`` follow from the seed and the index alone. Where seeds play several environments, each of these ends when its
+    own games are over. A game without a time limit, which a policy may never end, counts
     with the score that it has after ``MOST_GAME_STEPS``.
     """
     seeds = player.seeds
-    lanes = episodes if not env_id.startswith("ALE/") else min(episodes, MAX_ATARI_LANES)
+    lanes = episodes if not games[0].startswith("ALE/") else min(episodes, MAX_ATARI_LANES)
     world = make(
-        env_id,
+        [game for game in games for _ in range(lanes)],
         len(seeds) * lanes,
         [lane for seed in seeds for lane in lane_seeds(_mix(seed, index), lanes)],
         protocol=protocol,
@@ -94,11 +95,13 @@ def _play(
     score, length = np.zeros(len(quota)), np.zeros(len(quota), np.int64)
     returns: list[list[float]] = [[] for _ in seeds]
     lengths: list[list[int]] = [[] for _ in seeds]
-    observations = 0
+    observations, playing = np.zeros(len(seeds), np.int64), np.ones(len(seeds), np.bool_)
 
     def so_far() -> Evaluation:
         frames, boot_frames = (counter.reshape(len(seeds), lanes).sum(1) for counter in (world.frames, world.boot_frames))
-        return Evaluation(returns, lengths, epsilon, frames, boot_frames, observations, complete=not (played < quota).any())
+        return Evaluation(
+            returns, lengths, epsilon, frames, boot_frames, observations.copy(), complete=not (played < quota).any()
+        )
 
     obs, _ = world.reset()
     stopped = False
@@ -106,8 +109,8 @@ def _play(
         stopped = stop()
         action = player.greedy(obs)
         if epsilon > 0:
-            action = _explore(action.reshape(len(seeds), lanes), generators, epsilon, world.env_spec.num_actions).reshape(-1)
-        observations += lanes
+            action = explore(action, generators, epsilon, world.num_actions)
+        observations[playing] += lanes
         obs, reward, terminated, truncated, _ = world.step(action)
         score += reward
         length += 1
@@ -119,14 +122,17 @@ def _play(
             played[lane] += 1
         score[done] = 0
         length[done] = 0
+        playing[:] = ~world.rest(played >= quota).reshape(len(seeds), lanes).all(1)
         if due():
             yield so_far()
     return so_far()
 
 
-def _explore(
-    action: NDArray[np.int64], generators: Sequence[torch.Generator], epsilon: float, num_actions: int
+def explore(
+    action: NDArray[np.int64], generators: Sequence[torch.Generator], epsilon: float, num_actions: Ints
 ) -> NDArray[np.int64]:
-    """Replace each action [S, lanes] by a random one with probability epsilon."""
-    noise = torch.stack([torch.rand(2, action.shape[1], dtype=torch.float64, generator=g) for g in generators]).numpy()
-    return np.where(noise[:, 0] < epsilon, (noise[:, 1] * num_actions).astype(np.int64), action)
+    """Replace each action [L] by a random one of ``num_actions`` [L] with probability epsilon."""
+    lanes = len(action) // len(generators)
+    noise = torch.stack([torch.rand(2, lanes, dtype=torch.float64, generator=g) for g in generators]).numpy()
+    explore, which = noise[:, 0].reshape(-1), noise[:, 1].reshape(-1)
+    return np.where(explore < epsilon, (which * num_actions).astype(np.int64), action)

@@ -33,6 +33,8 @@ from runs.prepare import (
 )
 from runs.schema import FINAL_CHECKPOINT
 
+EVAL_OBSERVATIONS = "books/counters/eval_observations"
+
 
 class ReplayRing:
     """The rows of a replay as bytes: a :class:`runs.checkpoint.Ring`."""
@@ -121,6 +123,7 @@ class FamilyTrainer:
         set_precision(agent, job.device)
         if job.device.type == "cuda":
             torch.cuda.set_device(job.device)  # whose streams graphs are recorded on
+            torch.cuda.reset_peak_memory_stats(job.device)  # of the group before
             # the fastest kernel for each shape, tried out at its first call: cuDNN's guess for small batches can be ten times slower
             torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
         else:
@@ -130,15 +133,17 @@ class FamilyTrainer:
         torch.set_num_threads(job.config.threads or default_threads(agent, len(job.seeds), self.compiled))
         world = train_world(job, agent.envs_per_seed)
         layout = replay_layout(agent, world, job.seeds, job.budget)
-        check_memory(layout, job.device)
+        check_memory(layout, job.device, job.runs.of_several_games)
         together = not learns_while_playing(job.env_spec)
-        self.learner = Learner(agent, layout, job.env_spec.num_actions, job.seeds, job.device, self.compiled, together)
+        actions = [env_spec.num_actions for env_spec in job.runs.env_specs]
+        self.learner = Learner(agent, layout, actions, job.seeds, job.device, self.compiled, together)
         if self.compiled or self.cuda_graphs:
             obs = np.zeros((world.num_envs, *layout.obs_shape), np.uint8 if layout.pixels else np.float32)
             self.learner.warm_up(obs)
             self.cuda_graphs = self.cuda_graphs and self._records(obs)
         self.ring = ReplayRing(self.learner.replay)
-        self.books = open_books(job, world, flop_costs(agent, layout, job.env_spec.num_actions))
+        costs = {count: flop_costs(agent, layout, count) for count in sorted(set(actions))}
+        self.books = open_books(job, world, [costs[count] for count in actions])
         self.loop = Loop(self.learner, self.books)
 
     def _records(self, obs: NDArray[Any]) -> bool:
@@ -178,9 +183,12 @@ class FamilyTrainer:
 
     def restore(self, store: Store, manifest: Manifest) -> None:
         """Learner, books and world as they were. Raises ValueError where the checkpoint is of another agent or is not whole."""
-        arrays = store.arrays(manifest)
-        _check_fit(flatten(self._own_state()), (manifest.plain, arrays))
-        state = unflatten(manifest.plain, arrays)
+        plain, arrays = dict(manifest.plain), store.arrays(manifest)
+        observations = plain.pop(EVAL_OBSERVATIONS, None)
+        if isinstance(observations, int):  # until 2026-11-27 one number for all seeds
+            arrays = {**arrays, EVAL_OBSERVATIONS: np.full(len(self.job.seeds), observations)}
+        _check_fit(flatten(self._own_state()), (plain, arrays))
+        state = unflatten(plain, arrays)
         storage, learner = self.learner.replay.storage, state["learner"]
         learner["replay"] |= {"frames": storage.frames, "meta": storage.meta}
         self.learner.load_state_dict(_as_tensors(learner))
@@ -190,23 +198,22 @@ class FamilyTrainer:
         self.loop.loss = state["loss"]
         self.loop.obs = self.books.world.load_state_dict(state["world"])
         if not np.array_equal(self.loop.obs, state["obs"]):
-            raise ValueError(f"{self.job.env_spec.id} does not play the logged actions as before: is it another version?")
+            raise ValueError(f"{self.books.world.name} does not play the logged actions as before: is it another version?")
 
     def params_sha256(self) -> list[str]:
         return self.learner.params_sha256()
 
     def save(self, seed_index: int, file: BinaryIO) -> None:
         """Plain data and tensors."""
-        network = self.learner.network
-        params = network.unflatten(self.learner.params[seed_index].cpu())
+        network, params = self.learner.agent(seed_index)
         state: dict[str, Any] = {
             "agent": self.job.config.agent,
             "agent_config": self.agent_config,
-            "env": self.job.env_spec.id,
+            "env": self.job.runs.games[seed_index],
             "protocol": self.job.protocol.name,
             "seed": self.job.seeds[seed_index],
-            "num_actions": self.job.env_spec.num_actions,
+            "num_actions": self.learner.num_actions[seed_index],
             "obs_shape": list(self.learner.layout.obs_shape),
-            "params": {name: tensor.clone() for name, tensor in params.items()},
+            "params": {name: tensor.clone() for name, tensor in network.unflatten(params).items()},
         }
         torch.save(state, file)

@@ -8,7 +8,7 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -29,6 +29,12 @@ from runs.schema import (
 
 if TYPE_CHECKING:
     from agents.policy import Policy
+
+
+def names_of(folders: Sequence[Path]) -> list[str]:
+    """Short names that tell the run folders of a group apart: ``seed0``, or ``Pong-v5/seed0`` where several games have such a seed."""
+    names = [folder.name for folder in folders]
+    return names if len(set(names)) == len(names) else [f"{folder.parent.parent.name}/{folder.name}" for folder in folders]
 
 
 def new_folder(out: Path, env: str, agent: str, seed: int) -> Path:

@@ -83,6 +83,7 @@ class Books:
     """What is booked of every step, whoever learns: counters, finished games, and when to write, to evaluate and to stop."""
 
     world: World
+    games: Sequence[str]  # [S], the environment that each seed plays
     counters: Counters
     meter: Meter
     budget: Budget
@@ -162,7 +163,7 @@ class Books:
 
     def evaluate(self, player: Player) -> Generator[Heartbeat, None, Evaluation]:
         """Play the evaluation that is due, and book its frames apart; beats meanwhile, with what is played so far booked."""
-        counters, env_id, protocol = self.counters, self.world.env_spec.id, self.world.protocol.name
+        counters, protocol = self.counters, self.world.protocol.name
         before = counters.eval_frames, counters.eval_boot_frames, counters.eval_observations
 
         def book(evaluation: Evaluation) -> None:
@@ -171,7 +172,7 @@ class Books:
             counters.eval_observations = before[2] + evaluation.observations
             self.meter.lap("eval")
 
-        games = evaluate(player, env_id, protocol, self.eval_episodes, self.evaluated, self.stop, self.heartbeat_due)
+        games = evaluate(player, self.games, protocol, self.eval_episodes, self.evaluated, self.stop, self.heartbeat_due)
         while True:
             try:
                 book(next(games))

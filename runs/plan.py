@@ -23,9 +23,9 @@ from runs.config import InputError, RunConfig
 from runs.counters import Counters
 from runs.evaluate import evaluate
 from runs.family import FamilyTrainer
-from runs.prepare import resolve_device
+from runs.prepare import Runs, lockstep_groups, resolve_device
 from runs.schema import FINAL_CHECKPOINT, RUNNING, LedgerLine, read_ledger, total_energy
-from runs.train import Group, Stop, lockstep_groups
+from runs.train import Group, Stop
 
 TRAINING_PHASES = ("act", "learn", "env", "io")
 HEARTBEAT_S = 1.0  # shorter ones wait for the disk so often that the forecast is a fifth too slow
@@ -105,6 +105,14 @@ class Job:
     groups: int  # trained one after another
 
 
+def check_asked(config: RunConfig, seconds: float) -> None:
+    """Raise InputError for what cannot be forecast."""
+    if not 1 <= seconds <= 600:
+        raise InputError(f"--seconds must lie between 1 and 600, not {seconds:g}")
+    if config.more_envs:
+        raise InputError(f"plan forecasts one environment at a time, not {len(config.envs)}: give e.g. {config.env}")
+
+
 def plan(config: RunConfig, seconds: float, notice: Callable[[str], None]) -> tuple[Pace, Forecast]:
     """Calibrate for about that many seconds of learning, and forecast the whole training.
 
@@ -113,11 +121,10 @@ def plan(config: RunConfig, seconds: float, notice: Callable[[str], None]) -> tu
     """
     agent = config.agent_config
     assert isinstance(agent, AgentConfig)
-    if not 1 <= seconds <= 600:
-        raise InputError(f"--seconds must lie between 1 and 600, not {seconds:g}")
+    check_asked(config, seconds)
     env_spec = spec(config.env)
     groups = lockstep_groups(config, resolve_device(config.device))
-    pace = calibrate(replace(config, seeds=groups[0]), seconds, notice)
+    pace = calibrate(replace(config, seeds=groups[0].seeds), seconds, notice)
     job = Job(
         budget=parse_budget(config.budget),
         frame_rate_hz=env_spec.frame_rate_hz,
@@ -166,9 +173,7 @@ def try_out(config: RunConfig, seconds: float, notice: Callable[[str], None]) ->
             config, out=folder, agent_config=replace(agent, learning_starts_steps=warm_up), evals=1, eval_episodes=1,
             heartbeat_s=HEARTBEAT_S,
         )  # fmt: skip
-        group = Group(
-            short, spec(config.env), resolve_device(config.device), config.seeds, stopped, lambda progress: None, notice
-        )
+        group = Group(short, runs_of(config), resolve_device(config.device), stopped, lambda progress: None, notice)
         stopped.counters = group.counters
         outcomes = group.run()
         assert isinstance(group.trainer, FamilyTrainer)
@@ -181,7 +186,7 @@ def calibrate(config: RunConfig, seconds: float, notice: Callable[[str], None]) 
     """Train one group for ``seconds`` after its first update, and play an evaluation for a third of that."""
     trial = try_out(config, seconds, notice)
     games = play(trial.group, config, seconds / 3)
-    layout, costs, last = trial.learner.layout, trial.group.counters.costs, trial.lines[-1]
+    layout, costs, last = trial.learner.layout, trial.group.counters.costs[0], trial.lines[-1]
     untouched = max(0.0, 1 - steps_of(last) / (layout.capacity * layout.envs_per_seed))  # memory that is not in use yet
     first_s = last.active_s["setup"]
     pace = Pace(
@@ -210,13 +215,18 @@ def calibrate(config: RunConfig, seconds: float, notice: Callable[[str], None]) 
     return replace(pace, setup_s=Range(again_s, again_s, max(again_s, first_s)))
 
 
+def runs_of(config: RunConfig) -> Runs:
+    """All seeds side by side."""
+    return Runs((spec(config.env),) * len(config.seeds), config.seeds)
+
+
 def time_setup(config: RunConfig) -> float:
     """Seconds to set everything up where the compiler's cache is warm, as the training will find it after the trial."""
     began_s = time.monotonic()
     with TemporaryDirectory(prefix="playmeter-") as folder:
         group = Group(
-            replace(config, out=folder), spec(config.env), resolve_device(config.device), config.seeds, Stop(),
-            lambda progress: None, lambda note: None,
+            replace(config, out=folder), runs_of(config), resolve_device(config.device), Stop(), lambda progress: None,
+            lambda note: None,
         )  # fmt: skip
         again_s = time.monotonic() - began_s
         group.trainer.books.world.close()
@@ -240,16 +250,17 @@ def play(group: Group, config: RunConfig, seconds: float) -> Games:
     assert isinstance(trainer, FamilyTrainer)
     seeds, began_s = len(group.seeds), time.monotonic()
     games = evaluate(
-        trainer.learner, config.env, group.protocol.name, config.eval_episodes or LEAST_GAMES, 0,
+        trainer.learner, group.runs.games, group.protocol.name, config.eval_episodes or LEAST_GAMES, 0,
         stop=lambda: time.monotonic() - began_s > seconds, due=lambda: True,
     )  # fmt: skip
     first = next(games)  # the emulators are there, and every lane made a step
     first_s = time.monotonic()
-    last, lanes = first, first.observations
+    last, lanes = first, int(first.observations[0])
     for last in games:  # noqa: B007
         pass
-    observation_s = (time.monotonic() - first_s) / max(1, last.observations - first.observations)
-    played = last.observations * seeds
+    observations = int(last.observations[0])
+    observation_s = (time.monotonic() - first_s) / max(1, observations - lanes)
+    played = observations * seeds
     over = sum(len(lengths) for lengths in last.lengths)
     return Games(first_s - began_s, observation_s, played / (over + lanes * seeds / 2), float(last.frames.sum()) / played)
 

@@ -6,8 +6,9 @@ import ctypes
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil  # type: ignore[import-untyped]
@@ -15,7 +16,7 @@ import torch
 
 from agents.config import AgentConfig
 from agents.replay import ReplayLayout
-from envs import EnvSpec, Protocol, World, lane_seeds, make
+from envs import EnvSpec, Protocol, World, lane_seeds, make, spec
 from runs.budget import Budget, parse_budget
 from runs.config import InputError, RunConfig
 from runs.counters import Counters
@@ -35,26 +36,81 @@ MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
 KEEP_UP_TO_BYTES = 256 << 20
 
 
+class Runs(NamedTuple):
+    """Runs that train side by side, an entry each."""
+
+    env_specs: tuple[EnvSpec, ...]
+    seeds: tuple[int, ...]
+
+    @property
+    def games(self) -> tuple[str, ...]:
+        return tuple(env_spec.id for env_spec in self.env_specs)
+
+    @property
+    def of_several_games(self) -> bool:
+        return len(set(self.games)) > 1
+
+    def only(self, which: Sequence[int]) -> Runs:
+        return Runs(tuple(self.env_specs[k] for k in which), tuple(self.seeds[k] for k in which))
+
+
+def lockstep_groups(config: RunConfig, device: torch.device) -> list[Runs]:
+    """Which runs train side by side, group after group: the seeds of an environment where that gains something, and on a GPU those of
+    all Atari games, whose observations have one shape."""
+    agent, specs = config.agent_config, [spec(env) for env in config.envs]
+    on_gpu = device.type != "cpu"
+    if not isinstance(agent, AgentConfig) or not (agent.encoder in LOCKSTEP_ENCODERS or on_gpu):
+        return [Runs((env_spec,), (seed,)) for env_spec in specs for seed in config.seeds]
+    groups: dict[Any, list[EnvSpec]] = {}
+    for env_spec in specs:
+        alike = (env_spec.frame_rate_hz, env_spec.max_episode_steps) if on_gpu and env_spec.kind == "atari" else env_spec.id
+        groups.setdefault(alike, []).append(env_spec)
+    return [
+        Runs(tuple(env_spec for env_spec in group for _ in config.seeds), config.seeds * len(group))
+        for group in groups.values()
+    ]
+
+
 @dataclass(frozen=True)
 class Job:
-    """What a trainer is given: one group of seeds, and what was decided for it."""
+    """What a trainer is given: one group of runs, and what was decided for it."""
 
     config: RunConfig
-    env_spec: EnvSpec
+    runs: Runs
     protocol: Protocol
-    seeds: tuple[int, ...]
     budget: Budget
     device: torch.device
     meter: Meter
     stop: Callable[[], bool]
     notice: Callable[[str], None]
 
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return self.runs.seeds
 
-def open_books(job: Job, world: World, costs: FlopCosts) -> Books:
-    counters = Counters(len(job.seeds), costs, job.env_spec.frame_rate_hz)
+    @property
+    def env_spec(self) -> EnvSpec:
+        """Of the first run: kind, frame rate and time limit are those of all."""
+        return self.runs.env_specs[0]
+
+
+def open_books(job: Job, world: World, costs: Sequence[FlopCosts]) -> Books:
+    """``costs``: of each run."""
+    counters = Counters(len(job.seeds), tuple(costs), job.env_spec.frame_rate_hz)
     episodes = job.config.eval_episodes or job.protocol.eval_episodes
     every = parse_budget(job.config.checkpoint_every)
-    return Books(world, counters, job.meter, job.budget, job.config.evals, episodes, job.config.heartbeat_s, job.stop, every)
+    return Books(
+        world,
+        job.runs.games,
+        counters,
+        job.meter,
+        job.budget,
+        job.config.evals,
+        episodes,
+        job.config.heartbeat_s,
+        job.stop,
+        every,
+    )
 
 
 def resolve_device(name: str) -> torch.device:
@@ -77,7 +133,8 @@ def resolve_device(name: str) -> torch.device:
 def train_world(job: Job, envs_per_seed: int) -> World:
     """One lane per seed and environment; a seed's lanes do not depend on which seeds play beside it."""
     lanes = [lane for seed in job.seeds for lane in lane_seeds(seed, envs_per_seed)]
-    return make(job.env_spec.id, len(lanes), lanes, protocol=job.protocol.name)
+    games = [game for game in job.runs.games for _ in range(envs_per_seed)]
+    return make(games, len(lanes), lanes, protocol=job.protocol.name)
 
 
 def most_steps(budget: Budget, env: EnvSpec) -> int | None:
@@ -142,13 +199,21 @@ def check_warm_up(job: Job, warm_up_steps: int, flag: str) -> None:
         )
 
 
-def check_memory(layout: ReplayLayout, device: torch.device) -> None:
+def check_memory(layout: ReplayLayout, device: torch.device, several_games: bool = False) -> None:
     """Raise InputError where the replay does not fit into what is free, before it is allocated."""
-    check_free_memory(layout.nbytes, device, layout.capacity * layout.envs_per_seed, "--agent.replay-capacity")
+    flag = "--agent.replay-capacity"
+    check_free_memory(
+        layout.nbytes,
+        device,
+        layout.capacity * layout.envs_per_seed,
+        f"fewer games at a time or {flag}" if several_games else flag,
+    )
 
 
 def check_free_memory(replay_bytes: int, device: torch.device, steps: int, flag: str) -> None:
     """Raise InputError where a replay of ``steps`` steps does not fit into what is free; ``flag`` would make it smaller."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # what the group before has left
     free = int(psutil.virtual_memory().available) if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
     if replay_bytes > 0.9 * free:
         fits = int(steps * 0.9 * free / replay_bytes)

@@ -17,6 +17,7 @@ from runs.schema import RUNNING, total_energy
 class Progress:
     """What a listener is told at every heartbeat, evaluation and end; sums over the S runs of the process where it says so."""
 
+    games: tuple[str, ...]  # the environments of these runs
     status: str
     fraction: float  # of the budget
     steps_per_s: float  # in sum over seeds: since the last report, and over the whole run once it has ended
@@ -40,6 +41,7 @@ class Reporter:
     """Tells a listener how far the S runs of this process are."""
 
     listener: Listener
+    games: tuple[str, ...]
     counters: Counters
     budget: Budget
     wall_s: float  # at the last report
@@ -66,6 +68,7 @@ class Reporter:
         energy = total_energy(whole.energy)
         self.listener(
             Progress(
+                games=self.games,
                 status=status,
                 fraction=min(1.0, self.budget.fraction(counters)),
                 steps_per_s=(counters.steps - before_steps) * seeds / seconds,

@@ -46,30 +46,48 @@ class Earlier:
         return all(line is not None and line.status in (FINISHED, DIVERGED) for line in self.lines)
 
 
-def find(config: RunConfig, env: EnvRecord, seeds: Sequence[int]) -> Earlier | None:
-    """The newest runs of the same configuration. None where there are none.
+def find(config: RunConfig, envs: Sequence[EnvRecord], seeds: Sequence[int]) -> Earlier | None:
+    """The newest runs of the same configuration, one for each environment and seed of these. None where there are none.
 
     Raises InputError where a run of the same agent, environment and seed is unfinished, but was asked for with other settings.
     """
-    found = [_newest(config, env, seeds, seed) for seed in seeds]
+    games = [env.id for env in envs]
+    together = {"seeds": list(seeds), "games": games if len(set(games)) > 1 else []}
+    found = [_newest(config, env, together, seed) for env, seed in zip(envs, seeds, strict=True)]
     known = [each for each in found if each is not None]
     if len(known) < len(seeds):
         return None
     return Earlier([folder for folder, _, _ in known], [line for _, _, line in known], [record for _, record, _ in known])
 
 
+def find_finished(config: RunConfig, env: EnvRecord, seed: int) -> Earlier | None:
+    """The newest run of the same configuration that has finished, whatever trained beside it."""
+    for folder in candidates(_parent(config, env), seed):
+        try:
+            record, lines = read_run(folder), read_ledger(folder) if (folder / LEDGER_FILE).exists() else []
+        except SchemaError:
+            continue
+        if lines and lines[-1].status == FINISHED and not differences(config, env, {}, record):
+            return Earlier([folder], [lines[-1]], [record])
+    return None
+
+
+def _parent(config: RunConfig, env: EnvRecord) -> Path:
+    return Path(config.out) / env.id / config.agent.replace(":", "-")
+
+
 def _newest(
-    config: RunConfig, env: EnvRecord, seeds: Sequence[int], seed: int
+    config: RunConfig, env: EnvRecord, together: Mapping[str, Any], seed: int
 ) -> tuple[Path, RunRecord, LedgerLine | None] | None:
     others = ""
-    for folder in candidates(Path(config.out) / env.id / config.agent.replace(":", "-"), seed):
+    for folder in candidates(_parent(config, env), seed):
         try:
             record = read_run(folder)
             lines = read_ledger(folder) if (folder / LEDGER_FILE).exists() else []
         except SchemaError as error:
             raise InputError(f"{folder} cannot be continued: {error}") from error
         line = lines[-1] if lines else None
-        different = differences(config, env, seeds, record)
+        different = differences(config, env, together, record)
         if not different:
             return folder, record, line
         if line is None or line.status not in (FINISHED, DIVERGED):
@@ -89,16 +107,19 @@ def candidates(parent: Path, seed: int) -> list[Path]:
     return [folder for _, folder in sorted(numbered, reverse=True)]
 
 
-def differences(config: RunConfig, env: EnvRecord, seeds: Sequence[int], record: RunRecord) -> list[str]:
-    """What of the configuration decides the result and is not as it was: ``name: there, not here``."""
+def differences(config: RunConfig, env: EnvRecord, together: Mapping[str, Any], record: RunRecord) -> list[str]:
+    """What of the configuration decides the result and is not as it was: ``name: there, not here``. ``together``: seeds and games of the
+    runs that train side by side, where these matter."""
     asked: dict[str, Any] = {f"agent.{name}": value for name, value in _plain(asdict(config.agent_config)).items()}
     there = {f"agent.{name}": value for name, value in record.agent_config.items()}
     if ":" in config.agent:  # a baseline's None is filled in from the budget
         asked = {name: value for name, value in asked.items() if value is not None}
         there = {name: there.get(name) for name in asked}
     ours, theirs = parse_budget(config.budget), parse_budget(record.budget)
-    asked |= {"budget": config.budget, "seeds": list(seeds), "env": _plain(asdict(env))}
-    there |= {"budget": record.budget, "seeds": record.group_seeds, "env": _plain(asdict(record.env))}
+    asked |= {"budget": config.budget, "env": _plain(asdict(env)), **together}
+    there |= {"budget": record.budget, "env": _plain(asdict(record.env))}
+    beside = {"seeds": record.group_seeds, "games": record.group_envs}
+    there |= {name: value for name, value in beside.items() if name in together}
     if (ours.quantity, ours.amount) == (theirs.quantity, theirs.amount):
         there["budget"] = config.budget
     for name in ("evals", "eval_episodes"):

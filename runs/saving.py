@@ -11,7 +11,7 @@ from typing import BinaryIO
 from runs.background import Writer
 from runs.checkpoint import FOLDER, Manifest, Store
 from runs.curves import Curves
-from runs.folder import RunFolder
+from runs.folder import RunFolder, names_of
 from runs.loop import Trainer
 
 
@@ -46,7 +46,8 @@ class Saver:
         try:
             for curves in self._curves:
                 curves.flush()
-            files = {folder.folder.name: folder.sizes() for folder in self._folders}
+            names = names_of([folder.folder for folder in self._folders])
+            files = {name: folder.sizes() for name, folder in zip(names, self._folders, strict=True)}
         except OSError as error:
             self._refused(steps, error)
             return

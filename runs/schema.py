@@ -88,6 +88,7 @@ class RunRecord:
     device: dict[str, Any]  # {"type": "cpu" | "cuda", "name": ..., "index": ..., "uuid": ...}
     # Of an import: {"format", "files", "sha256" of them, "env" as they name it, "seed", "frames", "steps": how those were got}. None: a run of ours.
     imported: dict[str, Any] | None = None
+    group_envs: list[str] = field(default_factory=list)  # of group_seeds, one each; empty where all play this run's
     schema: int = SCHEMA_VERSION
 
 

@@ -11,7 +11,7 @@ import torch
 
 from runs.checkpoint import FOLDER, Manifest, Store
 from runs.config import InputError
-from runs.folder import cut_back
+from runs.folder import cut_back, names_of
 from runs.loop import Trainer
 from runs.machine import versions
 from runs.resume import Earlier
@@ -46,8 +46,8 @@ def take_over(earlier: Earlier, trainer: Trainer, device: dict[str, Any], notice
         if manifest is not None and (line is None or (line.consumed.steps or 0) < counters.steps):
             raise InputError(f"{folder} cannot be continued: its ledger lacks lines that were there at its checkpoint")
     check_machine(earlier.records[0], trainer, device, notice)
-    for folder in folders:
-        cut_back(folder, sizes.get(folder.name, {}))
+    for name, folder in zip(names_of(folders), folders, strict=True):
+        cut_back(folder, sizes.get(name, {}))
     notes: list[list[str]] = [[] for _ in folders]
     if (last := lines[0]) is not None:
         trainer.books.earlier_wall_s = counters.wall_s = last.wall_s or 0.0
@@ -106,10 +106,8 @@ def last_words(folder: Path, record: RunRecord) -> LedgerLine | None:
 def sizes_of(manifest: Manifest, folders: Sequence[Path]) -> dict[str, dict[str, int]]:
     """How long the files of each run were at a checkpoint. Raises ValueError where it is not of these runs."""
     files = manifest.plain.get("files")
-    if not isinstance(files, dict) or sorted(files) != sorted(folder.name for folder in folders):
-        raise ValueError(
-            f"its checkpoint is of {', '.join(files or ['nothing'])}, found were {', '.join(f.name for f in folders)}"
-        )
+    if not isinstance(files, dict) or sorted(files) != sorted(names_of(folders)):
+        raise ValueError(f"its checkpoint is of {', '.join(files or ['nothing'])}, found were {', '.join(names_of(folders))}")
     if not all(type(size) is int and size >= 0 for sizes in files.values() for size in sizes.values()):
         raise ValueError("its checkpoint has no sizes of the files")
     return files

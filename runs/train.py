@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from agents.config import AgentConfig
-from envs import EnvSpec, spec
+from envs import EnvSpec
 from envs.registry import protocol_of
 from runs.budget import parse_budget
 from runs.config import DiskError, InputError, RunConfig, check_energy
@@ -28,9 +28,9 @@ from runs.lock import RunLock
 from runs.loop import Checkpoint, Diverged, Ended, Episode, Evaluated, Event, Heartbeat, Trainer
 from runs.machine import describe_device, describe_machine, git_commit, versions
 from runs.meter import Meter, MeterReading
-from runs.prepare import LOCKSTEP_ENCODERS, Job, check_numbers, resolve_device
+from runs.prepare import Job, Runs, check_numbers, lockstep_groups, resolve_device
 from runs.progress import Listener, Reporter
-from runs.resume import Earlier, continued, find
+from runs.resume import Earlier, continued, find, find_finished
 from runs.saving import Saver
 from runs.schema import (
     DIVERGED,
@@ -64,10 +64,10 @@ class Outcome:
 def train(
     config: RunConfig, listener: Listener = lambda progress: None, notice: Callable[[str], None] = print
 ) -> list[Outcome]:
-    """Run every seed of ``config`` and return what became of each.
+    """Run every seed of ``config`` on each of its environments and return what became of each.
 
-    Seeds train in lockstep in one process. One after another train large convolutions on a CPU, where lockstep gains nothing, and
-    stable-baselines3's agents, whose random numbers come from global generators. Ctrl-C, SIGTERM and SIGUSR1 end the run cleanly, with a checkpoint and status
+    Seeds train in lockstep in one process, on a GPU those of all Atari games. One after another train large convolutions on a CPU, where
+    lockstep gains nothing, and stable-baselines3's agents, whose random numbers come from global generators. Ctrl-C, SIGTERM and SIGUSR1 end the run cleanly, with a checkpoint and status
     ``interrupted``.
 
     With ``config.resume`` each group of seeds goes on from its last checkpoint (from its start where it has none), is left alone where
@@ -77,29 +77,41 @@ def train(
         InputError, BudgetError, UnknownEnv, ConfigError: nothing was written.
         DiskError: the run folder could not be written any more; what was there stays, and can be continued.
     """
-    env_spec = spec(config.env)
     check_energy(config.energy)
     device = resolve_device(config.device)
     outcomes: list[Outcome] = []
     with interruptible() as stopped, errors_at_flush():
-        for seeds in lockstep_groups(config, device):
-            earlier = find(config, env_record(env_spec, config.protocol), seeds) if config.resume else None
+        for runs, earlier in what_to_train(config, device):
             if earlier is not None and earlier.ended:
                 outcomes += ended_before(earlier, notice)
                 continue
             if config.resume and earlier is None:
-                notice(f"nothing to continue for seed {', '.join(map(str, seeds))}: starting")
-            outcomes += Group(config, env_spec, device, seeds, stopped, listener, notice, earlier).run()
+                on = f" on {', '.join(dict.fromkeys(runs.games))}" if config.more_envs else ""
+                notice(f"nothing to continue for seed {', '.join(map(str, dict.fromkeys(runs.seeds)))}{on}: starting")
+            outcomes += Group(config, runs, device, stopped, listener, notice, earlier).run()
             if stopped():
                 break
     return outcomes
 
 
-def lockstep_groups(config: RunConfig, device: torch.device) -> list[tuple[int, ...]]:
-    """The seeds that train side by side, group after group."""
-    agent = config.agent_config
-    lockstep = isinstance(agent, AgentConfig) and (agent.encoder in LOCKSTEP_ENCODERS or device.type != "cpu")
-    return [config.seeds] if lockstep else [(seed,) for seed in config.seeds]
+def what_to_train(config: RunConfig, device: torch.device) -> list[tuple[Runs, Earlier | None]]:
+    """The groups in their order, each with the runs that it continues. What speaks against any of them is raised before the first begins."""
+    groups: list[tuple[Runs, Earlier | None]] = []
+    for runs in lockstep_groups(config, device):
+        for budget in (config.budget, config.checkpoint_every):
+            parse_budget(budget).check(runs.env_specs[0].frame_rate_hz)
+        envs = [env_record(env_spec, config.protocol) for env_spec in runs.env_specs]
+        earlier = find(config, envs, runs.seeds) if config.resume else None
+        if config.resume and earlier is None and runs.of_several_games:  # some may have finished in a group of other games
+            finished = [find_finished(config, env, seed) for env, seed in zip(envs, runs.seeds, strict=True)]
+            groups += [(runs.only([k]), one) for k, one in enumerate(finished) if one is not None]
+            left = [k for k, one in enumerate(finished) if one is None]
+            if not left:
+                continue
+            runs = runs.only(left)
+            earlier = find(config, [envs[k] for k in left], runs.seeds)
+        groups.append((runs, earlier))
+    return groups
 
 
 def ended_before(earlier: Earlier, notice: Callable[[str], None]) -> list[Outcome]:
@@ -170,16 +182,17 @@ class Group:
     def __init__(
         self,
         config: RunConfig,
-        env_spec: EnvSpec,
+        runs: Runs,
         device: torch.device,
-        seeds: tuple[int, ...],
         stopped: Stop,
         listener: Listener,
         notice: Callable[[str], None],
         earlier: Earlier | None = None,
     ) -> None:
         """``earlier``: the runs that these continue."""
-        self.config, self.env_spec, self.seeds = config, env_spec, seeds
+        self.config, self.runs, self.seeds = config, runs, runs.seeds
+        env_spec, seeds = runs.env_specs[0], runs.seeds
+        self._rate_hz = env_spec.frame_rate_hz
         self._notice, self._told = notice, list[str]()  # what the meter had to say so far
         self.stopped = stopped
         self.budget = parse_budget(config.budget)
@@ -195,9 +208,7 @@ class Group:
         try:
             if earlier is not None:
                 self._lock(earlier.folders)
-            self.trainer = trainer_of(
-                Job(config, env_spec, self.protocol, seeds, self.budget, device, self.meter, stopped, notice)
-            )
+            self.trainer = trainer_of(Job(config, runs, self.protocol, self.budget, device, self.meter, stopped, notice))
             self.counters = self.trainer.books.counters
             if earlier is None:
                 taken = TakenOver(None, [None for _ in seeds], [[] for _ in seeds], {}, [[] for _ in seeds])
@@ -210,7 +221,7 @@ class Group:
         self.before, self.eval_scores, self.frozen, self.notes = taken.before, taken.eval_scores, taken.frozen, taken.notes
         self.earlier, self.restored, self.origin = earlier, taken.manifest, copy.deepcopy(self.counters)
         self.scores: list[list[float]] = [[] for _ in seeds]  # training games since the last report
-        self.reporter = Reporter(listener, self.counters, self.budget, self.meter.wall_s)
+        self.reporter = Reporter(listener, tuple(dict.fromkeys(runs.games)), self.counters, self.budget, self.meter.wall_s)
 
     def run(self) -> list[Outcome]:
         """Train to the end of the budget or an interrupt, and write everything down."""
@@ -284,9 +295,9 @@ class Group:
         self.folders: list[RunFolder] = []
         self.curves: list[Curves] = []
         for k, seed in enumerate(self.seeds):
-            record = self._record(seed)
+            record = self._record(k)
             if self.earlier is None:
-                path = new_folder(Path(self.config.out), self.env_spec.id, self.config.agent, seed)
+                path = new_folder(Path(self.config.out), self.runs.games[k], self.config.agent, seed)
                 self._lock([path])
             else:
                 path = self.earlier.folders[k]
@@ -295,9 +306,10 @@ class Group:
             self.curves.append(Curves(path, f"    {text}"))
         self.saver = Saver(self.trainer, self.folders, self.curves, self._notice, self.restored)
 
-    def _record(self, seed: int) -> RunRecord:
-        left_out = ("agent_config", "command", "out", "seeds", "resume")
+    def _record(self, k: int) -> RunRecord:
+        left_out = ("agent_config", "command", "out", "seeds", "resume", "more_envs")
         asked = {key: value for key, value in asdict(self.config).items() if key not in left_out}
+        asked["env"] = self.runs.games[k]
         if self.config.wall_meter is not None:
             asked["wall_meter"] = Path(
                 self.config.wall_meter
@@ -305,9 +317,10 @@ class Group:
         return RunRecord(
             agent=self.config.agent,
             agent_config=self.trainer.agent_config,
-            env=env_record(self.env_spec, self.config.protocol),
-            seed=seed,
+            env=env_record(self.runs.env_specs[k], self.config.protocol),
+            seed=self.seeds[k],
             group_seeds=list(self.seeds),
+            group_envs=list(self.runs.games) if self.runs.of_several_games else [],
             share=1 / len(self.seeds),
             budget=self.config.budget,
             run_config=asked | how_it_computes(self.trainer),
@@ -349,7 +362,8 @@ class Group:
         self.frozen[k] = self.counters.counts(k)
         good = "no checkpoint was written before" if good_step is None else f"its checkpoint is of step {good_step:,}"
         self.notes[k].append(f"diverged by step {step:,} (loss {event.loss:g}); {good}")
-        self._notice(f"seed {self.seeds[k]}: {self.notes[k][-1]}")
+        on = f" on {self.runs.games[k]}" if self.runs.of_several_games else ""
+        self._notice(f"seed {self.seeds[k]}{on}: {self.notes[k][-1]}")
         self._write_ledger(RUNNING, None)
 
     def _heartbeat(self, event: Heartbeat) -> None:
@@ -388,8 +402,8 @@ class Group:
             self.curves[k].flush()
 
     def _axes(self, k: int) -> dict[str, float | None]:
-        frames, rate = int(self.counters.frames_by_seed[k]), self.env_spec.frame_rate_hz
-        play_s = None if rate is None else frames / rate
+        frames = int(self.counters.frames_by_seed[k])
+        play_s = None if self._rate_hz is None else frames / self._rate_hz
         return axes(self.counters.steps, frames, play_s, self.counters.wall_s, self.counters.joules)
 
     def _write_ledger(self, status: str, shas: list[str] | None, tell: bool = True) -> list[LedgerLine]:
@@ -401,7 +415,9 @@ class Group:
         self._tell_notes()
         for folder, line in zip(self.folders, lines, strict=True):
             folder.ledger(line)
-        if tell:
+        if tell and self.runs.of_several_games:  # the mean of several games' scores says nothing
+            self.reporter.report(status, whole, [], [])
+        elif tell:
             self.reporter.report(status, whole, self.scores, self.eval_scores)
         self.latest = lines
         return lines
@@ -413,7 +429,7 @@ class Group:
         """What this process spent on one run."""
         counters, origin, status = self.counters, self.origin, self._status(k, status)
         counts, first = counters.counts(k), origin.counts(k)
-        flops, flops_before = counters.model_flops(), origin.model_flops()
+        flops, flops_before = counters.model_flops(k), origin.model_flops(k)
         boot = counters.boot_frames + counters.eval_boot_frames - origin.boot_frames - origin.eval_boot_frames
         return LedgerLine(
             status=status,

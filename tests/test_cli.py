@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 import playmeter as front_door
+from cli.train import envs_of
+from envs import SUITES
 from runs import schema
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,6 +57,22 @@ def test_train_says_true_things_on_plain_lines(tmp_path: Path) -> None:
     assert lines[-1].startswith("seed 0: finished, final evaluation")
     assert (tmp_path / "results/CartPole-v1/double/seed0/run.json").exists()
     assert schema.read_run(tmp_path / "results/CartPole-v1/double/seed0").command[:3] == ["playmeter", "train", "double"]
+
+
+def test_several_environments_are_one_command(tmp_path: Path) -> None:
+    done = playmeter("train", "dqn", "CartPole-v1, MountainCar-v0", "--budget", "200-steps", *TINY, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "training dqn on 2 environments (CartPole-v1 to MountainCar-v0), 1 seed(s), 200-steps each" in done.stdout
+    for env in ("CartPole-v1", "MountainCar-v0"):
+        assert any(line.startswith(f"{env}  ") for line in done.stdout.splitlines()), "which of them a line is of"
+        assert any(line.startswith("seed 0: finished") and env in line for line in done.stdout.splitlines())
+        assert schema.read_run(tmp_path / "results" / env / "dqn" / "seed0").env.id == env
+
+
+def test_the_name_of_a_suite_stands_for_its_environments() -> None:
+    assert envs_of("atari26") == SUITES["atari26"]
+    assert envs_of("CartPole-v1,Acrobot-v1,CartPole-v1") == ("CartPole-v1", "Acrobot-v1")
+    assert envs_of("ALE/Pong-v5,atari5") == ("ALE/Pong-v5", *SUITES["atari5"])
 
 
 def test_report_writes_a_page_and_json(trained: Path) -> None:
@@ -141,6 +159,13 @@ BAD = {
     "report on an empty folder": (["report", "empty"], "empty"),
     "report on a foreign folder": (["report", "foreign"], "foreign"),
     "board on nothing": (["board", "empty"], "no TensorBoard curves"),
+    "environments of two kinds": (
+        ["train", "dqn", "CartPole-v1,ALE/Pong-v5"],
+        "CartPole-v1 and ALE/Pong-v5 are of different kinds",
+    ),
+    "an unknown one of several": (["train", "dqn", "CartPole-v1,Acrobat-v1"], "did you mean Acrobot-v1"),
+    "a comma too many": (["train", "dqn", "CartPole-v1,"], "lacks an environment's name"),
+    "a forecast of a suite": (["plan", "dqn", "atari5", "--device", "cpu"], "one environment at a time, not 5"),
     "no such env word": (["envs", "tetriss"], "tetriss"),
     "unknown agent page": (["agents", "rainbwo"], "did you mean"),
 }

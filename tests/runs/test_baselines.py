@@ -149,7 +149,7 @@ def test_evaluations_are_those_of_our_agents(tmp_path: Path, monkeypatch: pytest
         )
     ]
     assert steps[0] == steps[1]
-    assert asked[:3] == asked[3:] == [((5,), "CartPole-v1", "control", 2, number) for number in (1, 2, 3)]
+    assert asked[:3] == asked[3:] == [((5,), ("CartPole-v1",), "control", 2, number) for number in (1, 2, 3)]
 
 
 def test_the_checkpoint_is_the_librarys_own_and_plays_as_evaluated(tmp_path: Path) -> None:

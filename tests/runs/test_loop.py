@@ -109,9 +109,9 @@ def test_an_evaluation_plays_the_same_number_of_games_in_every_lane_and_changes_
     world = make("CartPole-v1", 2, [0, 1])
     learner = Learner(CLASSIC, replay_layout(CLASSIC, world, (5, 6), parse_budget("100-steps")), 2, (5, 6))
     before = learner.params_sha256()
-    first = played(evaluate(learner, "CartPole-v1", "control", 7, 1))
-    again = played(evaluate(learner, "CartPole-v1", "control", 7, 1))
-    other = played(evaluate(learner, "CartPole-v1", "control", 7, 2))
+    first = played(evaluate(learner, ["CartPole-v1"] * 2, "control", 7, 1))
+    again = played(evaluate(learner, ["CartPole-v1"] * 2, "control", 7, 1))
+    other = played(evaluate(learner, ["CartPole-v1"] * 2, "control", 7, 2))
     assert [len(games) for games in first.returns] == [7, 7]
     assert first.returns == again.returns, "seed and number of the evaluation decide its games"
     assert first.returns != other.returns
@@ -127,7 +127,7 @@ def test_a_game_that_a_policy_never_ends_counts_as_far_as_it_got(monkeypatch: py
     monkeypatch.setattr("runs.evaluate.MOST_GAME_STEPS", 6)
     world = make("CartPole-v1", 1, [0])
     learner = Learner(CLASSIC, replay_layout(CLASSIC, world, (5,), parse_budget("100-steps")), 2, (5,))
-    evaluation = played(evaluate(learner, "CartPole-v1", "control", 4, 1))
+    evaluation = played(evaluate(learner, ["CartPole-v1"], "control", 4, 1))
     assert evaluation.lengths == [[6] * 4], "no game of CartPole is over so soon"
     assert evaluation.returns == [[6.0] * 4]
     assert evaluation.frames.tolist() == [24]
@@ -157,7 +157,7 @@ def test_atari_evaluations_share_lanes_and_add_epsilon(tmp_path: Path) -> None:
     world = make("ALE/Breakout-v5", 1, [0])
     learner = Learner(ATARI, replay_layout(ATARI, world, (0,), parse_budget("100-steps")), world.env_spec.num_actions, (0,))
     learner.params.zero_()  # every action is as good: greedy play never presses FIRE, so only epsilon starts a game
-    evaluation = played(evaluate(learner, "ALE/Breakout-v5", "nature", 12, 1))
+    evaluation = played(evaluate(learner, ["ALE/Breakout-v5"], "nature", 12, 1))
     assert len(evaluation.returns[0]) == 12
     assert evaluation.epsilon == 0.05
     assert np.std(evaluation.lengths[0]) > 0

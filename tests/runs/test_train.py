@@ -29,9 +29,9 @@ from runs.config import InputError, RunConfig
 from runs.evaluate import evaluate
 from runs.family import FamilyTrainer
 from runs.folder import load_policy
-from runs.prepare import default_threads, replay_layout
+from runs.prepare import default_threads, lockstep_groups, replay_layout
 from runs.progress import Progress
-from runs.train import Outcome, lockstep_groups, train
+from runs.train import Outcome, train
 
 SMALL = AgentConfig(hidden=(16,), batch_size=8, learning_starts_steps=50, epsilon_decay_steps=200, replay_capacity=1000)
 SMALL_ATARI = replace(
@@ -410,7 +410,7 @@ def test_every_kind_of_environment_declares_what_a_run_needs() -> None:
 def test_seeds_of_small_networks_train_side_by_side_on_a_cpu(domain: str, env: str, groups: int) -> None:
     config = RunConfig("dqn", env, agent_config("dqn", domain), (0, 1, 2), "1M-steps")
     assert len(lockstep_groups(config, torch.device("cpu"))) == groups
-    assert lockstep_groups(config, torch.device("cuda")) == [(0, 1, 2)], "on a GPU all do"
+    assert [runs.seeds for runs in lockstep_groups(config, torch.device("cuda"))] == [(0, 1, 2)], "on a GPU all do"
 
 
 def test_one_seed_of_a_small_network_has_one_thread() -> None:
