@@ -55,8 +55,8 @@ def stand_in(it: Learner) -> Callable[[Callable[[], Any]], tuple[Callable[[], No
     return record
 
 
-def recorded(config: AgentConfig, together: bool, seeds: tuple[int, ...] = (3, 5)) -> Learner:
-    it = learner(seeds, config, together=together)
+def recorded(config: AgentConfig, together: bool, seeds: tuple[int, ...] = (3, 5), **options: Any) -> Learner:
+    it = learner(seeds, config, together=together, **options)
     it.use_graphs(np.zeros((len(seeds), 4), np.float32), stand_in(it))
     return it
 
@@ -73,6 +73,16 @@ def test_a_training_with_graphs_is_the_training_without(config: AgentConfig, tog
     assert it.params_sha256() == plain.params_sha256()
     assert len(seen[0]) > 50
     assert np.std(seen[0]) > 0
+
+
+@pytest.mark.parametrize("changes", [{"dueling": True}, {"munchausen": True, "head": "c51", "num_atoms": 11}])
+def test_games_with_different_numbers_of_actions_too(changes: dict[str, Any]) -> None:
+    config = replace(CONFIG, **changes)
+    it, plain = recorded(config, True, num_actions=(2, 5)), learner((3, 5), config, num_actions=(2, 5))
+    seen, expected = train(it, 80), train(plain, 80)
+    np.testing.assert_array_equal(seen[0], expected[0])
+    np.testing.assert_array_equal(seen[1], expected[1])
+    assert it.params_sha256() == plain.params_sha256()
 
 
 def test_pictures_and_several_environments_too() -> None:
@@ -109,7 +119,7 @@ def test_the_first_cause_is_told() -> None:
 @pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.compiler)], ids=["eager", "compiled"])
 @pytest.mark.parametrize("together", [True, False], ids=["one call", "two calls"])
 @pytest.mark.parametrize("seeds", [(7,), (3, 5)], ids=["one seed", "two"])
-@pytest.mark.parametrize("name", ["dqn", "rainbow", "iqn", "pictures"])
+@pytest.mark.parametrize("name", ["dqn", "rainbow", "iqn", "pictures", "several games"])
 def test_on_a_gpu_a_training_with_graphs_is_the_training_without(
     name: str, seeds: tuple[int, ...], together: bool, compile: bool
 ) -> None:
@@ -117,9 +127,10 @@ def test_on_a_gpu_a_training_with_graphs_is_the_training_without(
     are added up in any order (0.2 % after 60 updates, seen on an H200), hence the tolerances."""
     rtol = 1e-2 if name == "pictures" else 1e-3
     pictures = replace(CONFIG, encoder="nature", augment=True, shift_pixels=2)
-    config, shape = (pictures, (2, 36, 36)) if name == "pictures" else (AGENTS[name], (4,))
+    config, shape = (pictures, (2, 36, 36)) if name == "pictures" else (AGENTS.get(name, replace(CONFIG, dueling=True)), (4,))
+    actions = (2, 5)[: len(seeds)] if name == "several games" else 3
     layout = learner(seeds, config, shape).layout
-    it, plain = (Learner(config, layout, 3, seeds, "cuda", compile, together) for _ in range(2))
+    it, plain = (Learner(config, layout, actions, seeds, "cuda", compile, together) for _ in range(2))
     obs = np.zeros((len(seeds), *shape), np.uint8 if name == "pictures" else np.float32)
     it.warm_up(obs)
     it.use_graphs(obs, cuda_graph)
