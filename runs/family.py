@@ -123,7 +123,8 @@ class FamilyTrainer:
         set_precision(agent, job.device)
         if job.device.type == "cuda":
             torch.cuda.set_device(job.device)  # whose streams graphs are recorded on
-            torch.cuda.reset_peak_memory_stats(job.device)  # of the group before
+            if torch.cuda.is_initialized():
+                torch.cuda.reset_peak_memory_stats(job.device)  # of the group before
             # the fastest kernel for each shape, tried out at its first call: cuDNN's guess for small batches can be ten times slower
             torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
         else:
