@@ -178,10 +178,17 @@ class PatchConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to [B, outputs, H', W']."""
-        (height, width), stride = self.kernel_size, self.stride
-        patches = x.unfold(2, height, stride[0]).unfold(3, width, stride[1])  # [B, C, H', W', h, w], a view
-        rows = patches.movedim(1, 3).flatten(3)  # [B, H', W', C h w]
+        rows = _patches(x, self.kernel_size, self.stride).flatten(3)
         return nn.functional.linear(rows, self.weight.flatten(1), self.bias).movedim(-1, 1)
+
+
+def _patches(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
+    """What a convolution looks at, [B, C, H, W] to [B, H', W', C, h, w]."""
+    if kernel != stride:
+        return x.unfold(2, kernel[0], stride[0]).unfold(3, kernel[1], stride[1]).movedim(1, 3)
+    # no pixel lies in two patches, so that the gradient is moved and not added up
+    height, width = (size // step * step for size, step in zip(x.shape[2:], stride, strict=True))
+    return x[:, :, :height, :width].unflatten(3, (-1, stride[1])).unflatten(2, (-1, stride[0])).permute(0, 2, 4, 1, 3, 5)
 
 
 def _convolutions(config: AgentConfig, obs_shape: tuple[int, ...]) -> list[nn.Conv2d]:

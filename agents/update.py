@@ -34,7 +34,7 @@ class Batch(NamedTuple):
     discount: Tensor  # [B] gamma^k of the bootstrap, 0 after a termination or life loss
     next_obs: Tensor  # [B, *obs_shape] where to bootstrap
     weight: Tensor  # [B] importance weight, 1 where sampling is uniform
-    legal: Tensor = torch.empty(0, dtype=torch.bool)  # [A] the outputs that are actions of this game; [0]: all are
+    legal: Tensor | None = None  # [A] the outputs that are actions of this game; None or [0]: all are
 
 
 class UpdateNoise(NamedTuple):
@@ -131,7 +131,13 @@ def make_update(config: AgentConfig, network: FlatNetwork) -> Update:
 
 
 def _forward(
-    config: AgentConfig, network: FlatNetwork, params: Params, obs: Tensor, noise: Tensor, tau: Tensor | None, legal: Tensor
+    config: AgentConfig,
+    network: FlatNetwork,
+    params: Params,
+    obs: Tensor,
+    noise: Tensor,
+    tau: Tensor | None,
+    legal: Tensor | None,
 ) -> Tensor:
     """The network at scaled observations as updates compute it, [B, A, Z]; gradients and targets see the same precision."""
     return network.apply(params, obs, noise, tau, bf16=config.precision == "bf16", scaled=True, legal=legal)
