@@ -14,7 +14,7 @@ from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from agents.config import AgentConfig, ConfigError
-from agents.networks import Linear, PatchConv2d, QNetwork, flat_network
+from agents.networks import Linear, PatchConv2d, QNetwork, TileConv2d, flat_network
 
 
 def shapes(config: AgentConfig, obs_shape: tuple[int, ...], actions: int) -> list[tuple[int, ...]]:
@@ -54,6 +54,17 @@ def test_a_convolution_over_patches_is_torchs_convolution(kernel: tuple[int, int
     wanted = torch.autograd.grad((expected * weights).sum(), [obs, ours.weight, ours.bias])
     found = torch.autograd.grad((ours(obs) * weights).sum(), [obs, ours.weight, ours.bias])
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA GPU")
+def test_on_a_gpu_a_convolution_over_tiles_is_a_product() -> None:
+    layer, obs = TileConv2d(4, 32, 5, stride=5), torch.randn(8, 4, 84, 84)
+    expected = layer(obs)
+    with Products() as products:
+        found = layer.cuda()(obs.cuda())
+    torch.testing.assert_close(found.cpu(), expected, rtol=1e-4, atol=1e-5)
+    assert products.shapes == [(8 * 16 * 16, 32)]
 
 
 class Products(TorchDispatchMode):

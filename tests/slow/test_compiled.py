@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from agents.compiler import compiled
 from agents.config import AgentConfig
 from runs import schema
 from runs.config import RunConfig
@@ -31,7 +32,12 @@ def one_thread() -> Iterator[None]:
 @pytest.mark.compiler
 @pytest.mark.parametrize("seeds", [(7,), (7, 9)], ids=["one seed", "two seeds"])
 @pytest.mark.parametrize("config", AGENTS.values(), ids=AGENTS)
-def test_eager_and_compiled_give_the_same_losses(config: AgentConfig, seeds: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("way", ["cpu", "cuda"])
+def test_eager_and_compiled_give_the_same_losses(
+    way: str, config: AgentConfig, seeds: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the CPU; ``way`` is how it is compiled."""
+    monkeypatch.setattr("agents.learner.compiled", lambda function, device: compiled(function, torch.device(way)))
     np.testing.assert_allclose(losses_of(config, seeds, compile=True), losses_of(config, seeds), rtol=5e-4)
 
 
