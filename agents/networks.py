@@ -51,9 +51,14 @@ class QNetwork(nn.Module):
         self.noise_width += layer.noise_width
         return layer
 
-    def scaled(self, obs: Tensor) -> Tensor:
-        """Observations as the layers read them, float32: one tensor for all networks that look at them."""
-        return obs.float() * self.scale if self.scale != 1 else obs.float()
+    def scaled(self, obs: Tensor, bf16: bool = False) -> Tensor:
+        """Observations as the first layer reads them: one tensor for all networks that look at them."""
+        x = obs.float() * self.scale if self.scale != 1 else obs.float()
+        first = self.convs[0] if len(self.convs) else None
+        if not isinstance(first, TileConv2d):
+            return x
+        # one by one, in rows of a product, each pixel would cost the compiler two divisions
+        return once(first.tiles(x.bfloat16() if bf16 else x))
 
     def forward(
         self,
@@ -178,27 +183,25 @@ class PatchConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to [B, outputs, H', W']."""
-        rows = _patches(x, self.kernel_size, self.stride).flatten(3)
+        (height, width), stride = self.kernel_size, self.stride
+        patches = x.unfold(2, height, stride[0]).unfold(3, width, stride[1])  # [B, C, H', W', h, w], a view
+        rows = patches.movedim(1, 3).flatten(3)  # [B, H', W', C h w]
         return nn.functional.linear(rows, self.weight.flatten(1), self.bias).movedim(-1, 1)
 
 
-class TileConv2d(PatchConv2d):
-    """A convolution whose patches do not overlap: a product over them on a GPU, where cuDNN is called once for each seed and layer.
-
-    On a CPU neither is faster.
-    """
+class TileConv2d(nn.Conv2d):
+    """A convolution whose patches do not overlap, as one matrix product over them: a pixel is moved once, and so is its gradient."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) if x.device.type == "cuda" else nn.Conv2d.forward(self, x)
+        """[B, C, H, W], or its :meth:`tiles`, to [B, outputs, H', W']."""
+        rows = (x if x.dim() == 6 else self.tiles(x)).flatten(3)
+        return nn.functional.linear(rows, self.weight.permute(0, 2, 3, 1).flatten(1), self.bias).movedim(-1, 1)
 
-
-def _patches(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
-    """What a convolution looks at, [B, C, H, W] to [B, H', W', C, h, w]."""
-    if kernel != stride:
-        return x.unfold(2, kernel[0], stride[0]).unfold(3, kernel[1], stride[1]).movedim(1, 3)
-    # no pixel lies in two patches, so that the gradient is moved and not added up
-    height, width = (size // step * step for size, step in zip(x.shape[2:], stride, strict=True))
-    return x[:, :, :height, :width].unflatten(3, (-1, stride[1])).unflatten(2, (-1, stride[0])).permute(0, 2, 4, 1, 3, 5)
+    def tiles(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, H', W', h, w, C]. On a CPU the channels of a pixel lie side by side already (agents/replay.py)."""
+        height, width = self.kernel_size
+        whole = x[:, :, : x.shape[2] // height * height, : x.shape[3] // width * width]
+        return whole.unflatten(3, (-1, width)).unflatten(2, (-1, height)).permute(0, 2, 4, 3, 5, 1).contiguous()
 
 
 def _convolutions(config: AgentConfig, obs_shape: tuple[int, ...]) -> list[nn.Conv2d]:

@@ -117,7 +117,8 @@ def make_update(config: AgentConfig, network: FlatNetwork) -> Update:
     def update(
         params: Tensor, target: Tensor, state: OptState, batch: Batch, noise: UpdateNoise
     ) -> tuple[Tensor, OptState, Tensor, Metrics]:
-        batch = batch._replace(obs=network.module.scaled(batch.obs), next_obs=network.module.scaled(batch.next_obs))
+        obs, next_obs = (network.module.scaled(frames, config.precision == "bf16") for frames in (batch.obs, batch.next_obs))
+        batch = batch._replace(obs=obs, next_obs=next_obs)
         grad_fn = grad_and_value(loss_fn, has_aux=True)
         grads, (loss, (priorities, mean_q)) = grad_fn(network.unflatten(params), network.unflatten(target), batch, noise)
         gradient = torch.cat([grads[name].flatten() for name in network.slices])

@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -92,12 +92,14 @@ def test_acting_for_several_seeds_looks_for_a_feature_once_and_not_in_every_prod
     assert "transpose_mxn" not in code, "of weights, tile by tile"
 
 
-def test_frames_become_floats_once_for_all_networks_that_look_at_them() -> None:
-    config = AgentConfig(encoder="der", hidden=(32,), double=True, batch_size=2)
+@pytest.mark.parametrize(("encoder", "floats"), [("nature", "2, 4, 84, 84"), ("der", "2, 16, 16, 5, 5, 4")])
+def test_frames_become_floats_once_for_all_networks_that_look_at_them(encoder: Any, floats: str) -> None:
+    """Nature's as they are, der's as tiles whose pixels are moved side by side, without a division for each of them."""
+    config = AgentConfig(encoder=encoder, hidden=(32,), double=True, batch_size=2)
     network = flat_network(lambda: QNetwork(config, (4, 84, 84), 3))
     frames = torch.randint(256, (2, 2, 84, 84, 4), dtype=torch.uint8).movedim(-1, 2)  # channels last, as they are put together
     ones, nothing = torch.ones(2), torch.zeros(2, 0)
-    batch = Batch(frames[0], ones.long(), ones, ones, frames[1], ones)
+    batch = Batch(frames[0], ones.long(), ones, ones, frames[1], ones, torch.ones(0, dtype=torch.bool))
     state = OptState(torch.zeros(network.size), torch.zeros(network.size), torch.zeros(()))
     arguments = (
         torch.randn(network.size),
@@ -110,8 +112,11 @@ def test_frames_become_floats_once_for_all_networks_that_look_at_them() -> None:
     with torch._inductor.config.patch(fx_graph_cache=False), torch.no_grad():
         result, (code,) = run_and_get_code(compiled(update, CPU), *arguments)
         torch.testing.assert_close(result[2], update(*arguments)[2], rtol=1e-3, atol=1e-3)
-    assert code.count("= extern_kernels.convolution(") == 6, "online and target at next_obs, online at obs"
-    assert len(re.findall(r"empty_strided_cpu\(\(2, 4, 84, 84\), .*torch.float32", code)) == 2
+    networks = 3  # online and target at next_obs, online at obs
+    assert code.count("= extern_kernels.convolution(") == (3 * networks if encoder == "nature" else 0)
+    assert len(re.findall(rf"empty_strided_cpu\(\({floats}\), .*torch.float32", code)) == 2
+    conversions = re.findall(r"static_cast<float>\(0.00392156862745098\)", code)
+    assert len(conversions) == len(re.findall(r"at::vec::Vectorized<uint8_t>::loadu", code)) > 0, "sixteen pixels at a time"
 
 
 def test_acting_writes_no_noisy_weights_to_memory() -> None:
