@@ -52,7 +52,10 @@ class QNetwork(nn.Module):
         return layer
 
     def scaled(self, obs: Tensor, bf16: bool = False) -> Tensor:
-        """Observations as the first layer reads them: one tensor for all networks that look at them."""
+        """Observations [B, *obs_shape] as the first layer reads them, float32: one tensor for all networks that look at them.
+
+        Where that is the layer's tiles, bfloat16 if ``bf16``; other layers round their inputs themselves.
+        """
         x = obs.float() * self.scale if self.scale != 1 else obs.float()
         first = self.convs[0] if len(self.convs) else None
         if not isinstance(first, TileConv2d):

@@ -278,6 +278,7 @@ def test_state_dict_restores_the_replay_exactly() -> None:
     copy.load_state_dict(replay.state_dict())
     uniform = torch.rand(2, 64, dtype=torch.float64)
     ours, theirs = (sample(rules, it.storage, uniform, PLAIN)[0] for it in (replay, copy))
-    for one, other in zip(ours, theirs, strict=True):
+    assert ours.legal is theirs.legal is None, "a replay knows nothing of games"
+    for one, other in zip(ours[:-1], theirs[:-1], strict=True):
         assert torch.equal(one, other)
     assert len(copy) == len(replay)
