@@ -71,8 +71,7 @@ def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @cache
 def teach_compiler() -> None:
-    """Nothing is called where ``once`` (agents/operators.py) stands: the compiler keeps its argument in memory instead of fusing it,
-    in the order in which it has it, where the compiler alone would take that of what it read.
+    """Nothing is called where ``once`` (agents/operators.py) stands: the compiler keeps its argument in memory instead of fusing it.
 
     The compiler takes seconds to import, and then a second to ask processes of their own which vector instructions work here. They
     are asked while the rest of it is imported; should that fail, it asks again.
@@ -85,12 +84,10 @@ def teach_compiler() -> None:
     with ThreadPoolExecutor(1) as beside:
         if not torch.cuda.is_available():  # what runs on a GPU needs no answer
             beside.submit(valid_vec_isa_list)
-        from torch._inductor.ir import ExternKernel, get_stride_order
         from torch._inductor.lowering import clone, register_lowering
-        from torch._inductor.virtualized import V
 
     @register_lowering(torch.ops.playmeter.once, type_promotion_kind=None)
     def _(few: Any) -> Any:
         kept = clone(few)  # of a view on another order in memory, too
         kept.realize()
-        return ExternKernel.require_stride_order(kept, get_stride_order(V.graph.current_node.meta["val"].stride()))
+        return kept
