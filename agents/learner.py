@@ -19,10 +19,10 @@ from torch import Tensor
 
 from agents import noise, priorities
 from agents.augment import augment
-from agents.compiler import compiled
+from agents.compiler import compiled, leaves
 from agents.config import AgentConfig
 from agents.graphs import Record, put, replayed
-from agents.networks import FlatNetwork, QNetwork, flat_network, masks, narrowed, widened
+from agents.networks import FlatNetwork, Pieces, QNetwork, flat_network, masks, narrowed, widened
 from agents.noise import Noise
 from agents.replay import Replay, ReplayLayout, ReplayStorage, sample
 from agents.update import Batch, Metrics, OptState, Update, UpdateNoise, make_update
@@ -85,8 +85,10 @@ class Learner:
             fresh.append(widened(own.init(noise.generator(seed, noise.INIT_STREAM)), own, self.network))
         self.params = torch.stack(fresh).to(self.device)  # [S, P]
         self.target = self.params.clone()
-        zeros = torch.zeros_like(self.params)
-        self.optimiser = OptState(zeros, zeros.clone(), torch.zeros(len(self.seeds), device=self.device))
+        self.mean, self.square = torch.zeros_like(self.params), torch.zeros_like(self.params)  # the optimiser's, [S, P]
+        self._optimised = torch.zeros(len(self.seeds), device=self.device)
+        self._vectors = self.params, self.target, self.mean, self.square
+        self._state = self._in_pieces(*self._vectors, updates=self._optimised)
         self.steps = 0  # per seed
         self.updates = 0  # per seed
         self._epsilon = torch.ones((), device=self.device)
@@ -122,18 +124,18 @@ class Learner:
 
     def act(self, obs: NDArray[Any]) -> NDArray[np.int64]:
         """Store observations [L, ...] and choose actions [L], epsilon-greedily."""
-        return self._calls["act"](self.params, self._observe(obs)).cpu().numpy().reshape(-1)
+        return self._calls["act"](self._state[0], self._observe(obs)).cpu().numpy().reshape(-1)
 
     def update(self) -> Metrics:
         """One gradient step for every seed; metrics [S]."""
-        metrics: Metrics = self._calls["update"](*self._state(), self._learning())
+        metrics: Metrics = self._calls["update"](*self._state, self._learning())
         self._updated()
         return metrics
 
     def act_and_update(self, obs: NDArray[Any]) -> tuple[NDArray[np.int64], Metrics]:
         """``act`` and then ``update`` in one call."""
         acting = self._observe(obs)
-        action, metrics = self._calls["act_update"](*self._state(), acting, self._learning())
+        action, metrics = self._calls["act_update"](*self._state, acting, self._learning())
         self._updated()
         return action.cpu().numpy().reshape(-1), metrics
 
@@ -153,15 +155,14 @@ class Learner:
             clock=torch.tensor([0, 1], device=self.device),
             priorities=priorities.Priorities(*(torch.ones_like(tensor) for tensor in learning.storage.priorities)),
         )
-        optimiser = OptState(*(tensor.clone() for tensor in self.optimiser))
-        copies = self.params.clone(), self.target.clone(), optimiser
+        copies = self._in_pieces(*(vectors.clone() for vectors in self._vectors), updates=self._optimised.clone())
         for name, arguments in self._arguments(copies, acting, learning._replace(storage=storage)).items():
             self._calls[name](*arguments)
 
     def use_graphs(self, obs: NDArray[Any], record: Record) -> None:
         """Make a graph of each call of a training (agents/graphs.py), after ``warm_up``. Nothing is changed where that fails."""
         acting, learning = self._blank(obs)
-        calls = self._arguments(self._state(), acting, learning).items()
+        calls = self._arguments(self._state, acting, learning).items()
         self._calls |= {name: replayed(self._calls[name], arguments, record) for name, arguments in calls}
         self._graphs_read = acting, learning
 
@@ -173,7 +174,7 @@ class Learner:
         return acting, Learning(self.replay.storage, uniform, normal, self._importance_exponent, self._legal)
 
     def _arguments(
-        self, state: tuple[Tensor, Tensor, OptState], acting: Acting, learning: Learning
+        self, state: tuple[Pieces, Pieces, OptState], acting: Acting, learning: Learning
     ) -> dict[str, tuple[Any, ...]]:
         """The calls that a training makes, each with its arguments."""
         arguments: dict[str, tuple[Any, ...]] = {
@@ -225,8 +226,10 @@ class Learner:
             tensor.fill_(value)
             self._filled[tensor] = value
 
-    def _state(self) -> tuple[Tensor, Tensor, OptState]:
-        return self.params, self.target, self.optimiser
+    def _in_pieces(self, *vectors: Tensor, updates: Tensor) -> tuple[Pieces, Pieces, OptState]:
+        """What the calls compute with: parameters, target and the optimiser's two, each [S, P], as :meth:`FlatNetwork.pieces`."""
+        params, target, mean, square = map(self.network.pieces, vectors)
+        return params, target, OptState(mean, square, updates)
 
     def _updated(self) -> None:
         self.updates += 1
@@ -235,7 +238,8 @@ class Learner:
 
     def params_sha256(self) -> list[str]:
         """A hash of each seed's parameters: equal hashes are equal agents."""
-        return [hashlib.sha256(self.agent(k)[1].numpy().tobytes()).hexdigest() for k in range(len(self.seeds))]
+        agents = (self.agent(k) for k in range(len(self.seeds)))
+        return [hashlib.sha256(own.in_order(params[None]).numpy().tobytes()).hexdigest() for own, params in agents]
 
     def agent(self, seed_index: int) -> tuple[FlatNetwork, Tensor]:
         """One seed's network and its parameters [P] on the CPU, with the actions of its own game alone."""
@@ -244,11 +248,12 @@ class Learner:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides what the learner does next."""
+        params, target, mean, square = map(self.network.in_order, self._vectors)
         return {
             "seeds": list(self.seeds),
-            "params": self.params,
-            "target": self.target,
-            "optimiser": self.optimiser._asdict(),
+            "params": params,
+            "target": target,
+            "optimiser": {"mean": mean, "square": square, "updates": self._optimised},
             "steps": self.steps,
             "updates": self.updates,
             "act_noise": self._act_noise.state_dict(),
@@ -261,10 +266,11 @@ class Learner:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if tuple(state["seeds"]) != self.seeds:
             raise ValueError(f"this state is of seeds {state['seeds']}, the learner trains {list(self.seeds)}")
-        self.params.copy_(state["params"])
-        self.target.copy_(state["target"])
-        for name, tensor in self.optimiser._asdict().items():
-            tensor.copy_(state["optimiser"][name])
+        optimiser = state["optimiser"]
+        saved = state["params"], state["target"], optimiser["mean"], optimiser["square"]
+        for own, values in zip(self._vectors, saved, strict=True):
+            own.copy_(self.network.from_order(values))
+        self._optimised.copy_(optimiser["updates"])
         self.steps, self.updates = state["steps"], state["updates"]
         self._act_noise.load_state_dict(state["act_noise"])
         self._act_normal.load_state_dict(state["act_normal"])
@@ -336,36 +342,36 @@ def build_calls(
     """
     update_seeds: Update = over_seeds(make_update(config, network), layout.seeds)
 
-    def act_seed(params: Tensor, obs: Tensor, uniform: Tensor, normal: Tensor, epsilon: Tensor, legal: Tensor) -> Tensor:
+    def act_seed(params: Pieces, obs: Tensor, uniform: Tensor, normal: Tensor, epsilon: Tensor, legal: Tensor) -> Tensor:
         explore, which, tau = uniform.split((len(obs), len(obs), uniform.shape[0] - 2 * len(obs)))
         tau = tau.float().view(len(obs), -1) if config.head == "iqn" else None
-        q = network.q_values(network.apply(network.unflatten(params), obs, normal, tau, legal=legal), legal)
+        q = network.q_values(network.apply(network.unflatten(*params), obs, normal, tau, legal=legal), legal)
         return epsilon_greedy(q, explore, which, epsilon, legal)
 
     act_seeds = over_seeds(act_seed, layout.seeds)
 
-    def act(params: Tensor, acting: Acting) -> Tensor:
+    def act(params: Pieces, acting: Acting) -> Tensor:
         epsilon = acting.epsilon.expand(layout.seeds)
         return act_seeds(params, acting.obs, acting.uniform, acting.normal, epsilon, acting.legal)
 
-    def update(params: Tensor, target: Tensor, state: OptState, learning: Learning) -> Metrics:
+    def update(params: Pieces, target: Pieces, state: OptState, learning: Learning) -> Metrics:
         which, noise_of_networks, shift, intensity = split_noise(config, network, learning.uniform, learning.normal)
         batch, rows = sample(layout, learning.storage, which, learning.importance_exponent)
         batch = batch._replace(legal=learning.legal)
         if config.augment:
             batch = augmented(config, batch, shift, intensity)
         new_params, new_state, priority, metrics = update_seeds(params, target, state, batch, noise_of_networks)
-        params.copy_(new_params)
-        if config.target_ema_rate is not None:
-            target.lerp_(new_params, config.target_ema_rate)
-        for old, new in zip(state, new_state, strict=True):
+        for old, new in zip(leaves((params, state)), leaves((new_params, new_state)), strict=True):
             old.copy_(new)
+        if config.target_ema_rate is not None:
+            for piece, new in zip(target, new_params, strict=True):
+                piece.lerp_(new, config.target_ema_rate)
         if config.prioritized:
             priorities.write(learning.storage.priorities, rows, priority.double() ** config.priority_exponent)
         return metrics
 
     def act_update(
-        params: Tensor, target: Tensor, state: OptState, acting: Acting, learning: Learning
+        params: Pieces, target: Pieces, state: OptState, acting: Acting, learning: Learning
     ) -> tuple[Tensor, Metrics]:
         action = act(params, acting)
         return action, update(params, target, state, learning)

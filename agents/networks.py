@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeGuard
 
 import torch
@@ -52,16 +53,16 @@ class QNetwork(nn.Module):
         return layer
 
     def scaled(self, obs: Tensor, bf16: bool = False) -> Tensor:
-        """Observations [B, *obs_shape] as the first layer reads them, float32: one tensor for all networks that look at them.
+        """Observations [B, *obs_shape] as the first layer reads them: one tensor for all networks that look at them.
 
-        Where that is the layer's tiles, bfloat16 if ``bf16``; other layers round their inputs themselves.
+        Tiles where it reads those, bfloat16 if ``bf16``; else float32, which layers round themselves.
         """
         x = obs.float() * self.scale if self.scale != 1 else obs.float()
         first = self.convs[0] if len(self.convs) else None
-        if not isinstance(first, TileConv2d):
-            return x
-        # one by one, in rows of a product, each pixel would cost the compiler two divisions
-        return once(first.tiles(x.bfloat16() if bf16 else x))
+        if isinstance(first, TileConv2d) or (isinstance(first, StridedConv2d) and bf16 and x.device.type == "cpu"):
+            # one by one, in rows of a product, each pixel would cost the compiler two divisions
+            return once(first.tiles(x.bfloat16() if bf16 else x).contiguous())
+        return x
 
     def forward(
         self,
@@ -101,8 +102,9 @@ class QNetwork(nn.Module):
             x = torch.relu(layer(x, noise))
         if self.config.head == "iqn":
             x = self._at_quantiles(x, self.midpoints(x) if tau is None else tau)
-        value = torch.relu(self.value_hidden(x, noise)) if self.config.dueling else None
-        return value, torch.relu(self.advantage_hidden(x, noise))
+        if not self.config.dueling:
+            return None, torch.relu(self.advantage_hidden(x, noise))
+        return torch.relu(self.value_hidden(x, noise)), torch.relu(self.advantage_hidden(x, noise))
 
     def _at_quantiles(self, x: Tensor, tau: Tensor) -> Tensor:
         """Features [B, F] at quantiles [B, N]: [B, N, F] (Dabney et al. 2018a, eq. 4; i = 0 to n - 1 as there)."""
@@ -163,19 +165,33 @@ class Linear(nn.Linear):
             x = once(x)
         if noise is None or not self.noise_width:
             return self._product(x, self.weight, self.bias)
-        own = noise[self.offset : self.offset + self.noise_width]
-        of_inputs, of_outputs = own[: self.in_features], own[self.in_features :]
-        weight = self.weight + self.weight_sigma * (of_outputs[:, None] * of_inputs)
-        bias = self.bias + self.bias_sigma * of_outputs
+        weight, bias = self.noisy(noise)
         if acting and x.dim() == 2:  # one loop over the weights, which are never written to memory
             return (weight * x).sum(-1)[None] + bias
         return self._product(x, weight, bias)
+
+    def noisy(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        own = noise[self.offset : self.offset + self.noise_width]
+        of_inputs, of_outputs = own[: self.in_features], own[self.in_features :]
+        weight = self.weight + self.weight_sigma * (of_outputs[:, None] * of_inputs)
+        return weight, self.bias + self.bias_sigma * of_outputs
 
     def _product(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         if x.dim() == 2 and self.in_features < FEW_INPUTS and torch.is_grad_enabled():
             # the gradient of the weights as [inputs, outputs]: with so few columns the other way round takes five times as long
             return torch.bmm(x[None], weight.t()[None])[0] + bias
         return nn.functional.linear(x, weight, bias)
+
+
+def beside(one: Linear, other: Linear, x: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
+    if noise is None or not one.noise_width or len(x) == 1:
+        return torch.relu(one(x, noise)), torch.relu(other(x, noise))
+    (w1, b1), (w2, b2) = one.noisy(noise), other.noisy(noise)
+    if torch.is_autocast_enabled(x.device.type):
+        w1, b1, w2, b2 = (t.bfloat16() for t in (w1, b1, w2, b2))
+    both = torch.relu(nn.functional.linear(x, torch.cat((w1, w2)), torch.cat((b1, b2))))
+    left, right = both.split(one.out_features, dim=-1)
+    return left, right
 
 
 class PatchConv2d(nn.Conv2d):
@@ -197,14 +213,61 @@ class TileConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W], or its :meth:`tiles`, to [B, outputs, H', W']."""
-        rows = (x if x.dim() == 6 else self.tiles(x)).flatten(3)
-        return nn.functional.linear(rows, self.weight.permute(0, 2, 3, 1).flatten(1), self.bias).movedim(-1, 1)
+        return _product(self, x if x.dim() == 6 else self.tiles(x))
 
     def tiles(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to [B, H', W', h, w, C]. On a CPU the channels of a pixel lie side by side already (agents/replay.py)."""
-        height, width = self.kernel_size
-        whole = x[:, :, : x.shape[2] // height * height, : x.shape[3] // width * width]
-        return whole.unflatten(3, (-1, width)).unflatten(2, (-1, height)).permute(0, 2, 4, 3, 5, 1).contiguous()
+        return _tiles(x, *self.kernel_size)
+
+
+class StridedConv2d(nn.Conv2d):
+    """A convolution whose patches overlap, by a stride that divides its kernel. As torch's, but on a CPU faster in two cases.
+
+    One image is a matrix product over its patches. So is a batch in bfloat16, whose gradients torch takes two to three times as long
+    for; only the first layer, whose patches would be more numbers than the pixels they are made of, is a convolution over 2 x 2 pixels
+    at once there: with few channels torch's takes twice as long.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W], or its :meth:`tiles`, to [B, outputs, H', W']."""
+        if x.device.type != "cpu":
+            return self._conv_forward(x, self.weight.contiguous(), self.bias)  # as it was measured there
+        if x.dim() == 6:
+            return self._of_tiles(x)
+        if len(x) == 1 and not torch.is_grad_enabled():
+            (height, width), (down, right) = self.kernel_size, self.stride
+            patches = x.unfold(2, height, down).unfold(3, width, right).permute(0, 2, 3, 4, 5, 1)
+            return _product(self, once(patches.contiguous()))
+        return _product(self, self._patches(x.bfloat16())) if torch.is_autocast_enabled("cpu") else super().forward(x)
+
+    def tiles(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, H / 2, W / 2, 2, 2, C]."""
+        return _tiles(x, 2, 2)
+
+    def _of_tiles(self, x: Tensor) -> Tensor:
+        outputs, height, width = self.out_channels, self.kernel_size[0] // 2, self.kernel_size[1] // 2
+        weight = _tiles(self.weight.to(x.dtype), 2, 2).reshape(outputs, height, width, -1)
+        stride = (self.stride[0] // 2, self.stride[1] // 2)
+        return nn.functional.conv2d(x.flatten(3).permute(0, 3, 1, 2), weight.permute(0, 3, 1, 2), self.bias, stride)
+
+    def _patches(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, H', W', h, w, C], as shifted images side by side, whose gradient is a sum of shifted gradients."""
+        tiles = _tiles(x, *self.stride)
+        down, right = (size // step for size, step in zip(self.kernel_size, self.stride, strict=True))  # tiles in a patch
+        rows, columns = tiles.shape[1] - down + 1, tiles.shape[2] - right + 1
+        beside = torch.cat([tiles[:, :, k : k + columns] for k in range(right)], dim=4)
+        return torch.cat([beside[:, k : k + rows] for k in range(down)], dim=3)
+
+
+def _tiles(x: Tensor, height: int, width: int) -> Tensor:
+    """A view [B, H', W', height, width, C] of images [B, C, H, W], without what is beyond their last whole tile."""
+    whole = x[:, :, : x.shape[2] // height * height, : x.shape[3] // width * width]
+    return whole.unflatten(3, (-1, width)).unflatten(2, (-1, height)).permute(0, 2, 4, 3, 5, 1)
+
+
+def _product(layer: nn.Conv2d, patches: Tensor) -> Tensor:
+    """A convolution over its patches [B, H', W', h, w, C]: [B, outputs, H', W']."""
+    return nn.functional.linear(patches.flatten(3), layer.weight.permute(0, 2, 3, 1).flatten(1), layer.bias).movedim(-1, 1)
 
 
 def _convolutions(config: AgentConfig, obs_shape: tuple[int, ...]) -> list[nn.Conv2d]:
@@ -223,7 +286,7 @@ def _convolutions(config: AgentConfig, obs_shape: tuple[int, ...]) -> list[nn.Co
         )
     if encoder == "der":  # van Hasselt et al. 2019, appendix: "data-efficient" as in Kaixhin's Rainbow
         return [TileConv2d(channels, 32, 5, stride=5), TileConv2d(32, 64, 5, stride=5)]
-    return [nn.Conv2d(channels, 32, 8, stride=4), nn.Conv2d(32, 64, 4, stride=2), nn.Conv2d(64, 64, 3)]
+    return [StridedConv2d(channels, 32, 8, stride=4), StridedConv2d(32, 64, 4, stride=2), StridedConv2d(64, 64, 3)]
 
 
 def _feature_width(convs: list[nn.Conv2d], obs_shape: tuple[int, ...]) -> int:
@@ -236,16 +299,26 @@ def _feature_width(convs: list[nn.Conv2d], obs_shape: tuple[int, ...]) -> int:
     return convs[-1].out_channels * height * width
 
 
+Pieces = tuple[Tensor, ...]
+"""A network's parameters, or one number for each: a few vectors [P1], [P2], ... that make one [P] end to end."""
+
+LARGE_NUMEL = 100_000
+"""A parameter tensor from which on it pays on a CPU to be a piece by itself: its gradient is then read by the optimiser where it was
+computed, and not written to memory once more, end to end with the others."""
+
+
 @dataclass(frozen=True)
 class FlatNetwork:
-    """A network as a pure function of one flat parameter vector [P].
+    """A network as a pure function of its parameters end to end: one vector [P], or that vector in pieces.
 
     One vector instead of a dozen tensors makes the optimiser one fused loop, the target copy one call and the hash of the final
-    parameters one line. ``slices`` says where each named parameter lies: name -> (offset, shape).
+    parameters one line. ``slices`` says where each named parameter lies: name -> (offset, shape). The weights ``channels_last`` lie
+    there as [outputs, height, width, inputs], which is how convolutions read them and give their gradients.
     """
 
     module: QNetwork  # on the meta device: it holds shapes, never values
     slices: dict[str, tuple[int, torch.Size]]
+    channels_last: frozenset[str]
     size: int
 
     @property
@@ -253,9 +326,61 @@ class FlatNetwork:
         """Standard normal numbers that one forward pass takes; 0 without noisy layers."""
         return self.module.noise_width
 
-    def unflatten(self, flat: Tensor) -> dict[str, Tensor]:
-        """Views into ``flat`` [P] by parameter name."""
-        return {name: flat[offset : offset + math.prod(shape)].view(shape) for name, (offset, shape) in self.slices.items()}
+    def unflatten(self, *pieces: Tensor) -> dict[str, Tensor]:
+        """Views by parameter name, into one vector [P] or into pieces."""
+        views, rest, at = {}, list(pieces), 0
+        for name, (_, shape) in self.slices.items():
+            if at == len(rest[0]):
+                del rest[0]
+                at = 0
+            part = rest[0][at : at + math.prod(shape)]
+            at += len(part)
+            if name in self.channels_last:
+                outputs, inputs, height, width = shape
+                views[name] = part.view(outputs, height, width, inputs).permute(0, 3, 1, 2)
+            else:
+                views[name] = part.view(shape)
+        return views
+
+    def flatten(self, named: Mapping[str, Tensor], like: Pieces) -> Pieces:
+        """The other way round: tensors by parameter name, cut where ``like`` is."""
+        rest = [
+            (named[name].permute(0, 2, 3, 1) if name in self.channels_last else named[name]).flatten() for name in self.slices
+        ]
+        pieces = []
+        for piece in like:
+            ends = itertools.accumulate(map(len, rest))
+            count = next(k for k, end in enumerate(ends, 1) if end == len(piece))
+            pieces.append(rest[0] if count == 1 else torch.cat(rest[:count]))
+            del rest[:count]
+        return tuple(pieces)
+
+    def pieces(self, vectors: Tensor) -> Pieces:
+        """Vectors [S, P] in pieces [S, P1], [S, P2], ... on the same memory; on a GPU one piece, until more are measured there.
+
+        To the compiler they are tensors of their own: as views of one, each would have to be a copy to be written to.
+        """
+        sizes = [math.prod(shape) for _, shape in self.slices.values()]
+        ends = list(itertools.accumulate(sizes))
+        large = [size >= LARGE_NUMEL for size in sizes]
+        cuts = [end for end, here, there in zip(ends, large, large[1:], strict=False) if here or there]
+        if vectors.device.type != "cpu" or not cuts:
+            return (vectors,)
+        memory = vectors.numpy()
+        return tuple(torch.from_numpy(memory[:, begin:end]) for begin, end in itertools.pairwise([0, *cuts, self.size]))
+
+    def in_order(self, vectors: Tensor) -> Tensor:
+        """Vectors [S, P] with every parameter in the order of its axes, as files hold them."""
+        if not self.channels_last:
+            return vectors
+        return torch.stack([torch.cat([view.flatten() for view in self.unflatten(vector).values()]) for vector in vectors])
+
+    def from_order(self, vectors: Tensor) -> Tensor:
+        """The other way round."""
+        if not self.channels_last:
+            return vectors
+        plain = replace(self, channels_last=frozenset())
+        return torch.stack([self.flatten(plain.unflatten(vector), (vector,))[0] for vector in vectors])
 
     def apply(
         self,
@@ -286,7 +411,7 @@ class FlatNetwork:
             if name.endswith("sigma"):
                 view.fill_(self.module.config.noisy_sigma * bound)
             else:
-                view.uniform_(-bound, bound, generator=generator)
+                view.copy_(torch.empty(view.shape).uniform_(-bound, bound, generator=generator))
         return flat
 
 
@@ -301,8 +426,11 @@ def widened(params: Tensor, network: FlatNetwork, wide: FlatNetwork) -> Tensor:
 
 def narrowed(params: Tensor, network: FlatNetwork, wide: FlatNetwork) -> Tensor:
     """The other way round: without the actions that are none of its own."""
+    flat = torch.empty(network.size)
     theirs = wide.unflatten(params)
-    return torch.cat([theirs[name][: shape[0]].flatten() for name, (_, shape) in network.slices.items()])
+    for name, own in network.unflatten(flat).items():
+        own.copy_(theirs[name][: len(own)])
+    return flat
 
 
 def flat_network(build: Callable[[], QNetwork]) -> FlatNetwork:
@@ -312,4 +440,5 @@ def flat_network(build: Callable[[], QNetwork]) -> FlatNetwork:
     for name, parameter in module.named_parameters():
         slices[name] = (offset, parameter.shape)
         offset += parameter.numel()
-    return FlatNetwork(module, slices, offset)
+    channels_last = frozenset(f"convs.{k}.weight" for k, conv in enumerate(module.convs) if not isinstance(conv, PatchConv2d))
+    return FlatNetwork(module, slices, channels_last, offset)

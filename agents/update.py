@@ -14,7 +14,7 @@ from torch.func import grad_and_value
 
 from agents.config import AgentConfig
 from agents.heads import categorical_projection, huber, log_policy, munchausen_bonus, quantile_huber_loss
-from agents.networks import FlatNetwork, masks
+from agents.networks import FlatNetwork, Pieces, masks
 from agents.operators import once
 
 # Before the exponent. An error of exactly 0 keeps a small priority, or its row would never be drawn again, and once all errors are 0
@@ -52,8 +52,8 @@ class UpdateNoise(NamedTuple):
 class OptState(NamedTuple):
     """Optimiser state of one seed; P parameters."""
 
-    mean: Tensor  # [P] running mean of the gradient
-    square: Tensor  # [P] running mean of its square
+    mean: Pieces  # [P] running mean of the gradient
+    square: Pieces  # [P] running mean of its square
     updates: Tensor  # [] done so far, float32 (exact to 16.7 million)
 
 
@@ -72,7 +72,7 @@ class Bootstrap(NamedTuple):
     weights: Tensor  # [B, K], each row summing to 1; only c51 tells them apart
 
 
-Update = Callable[[Tensor, Tensor, OptState, Batch, UpdateNoise], tuple[Tensor, OptState, Tensor, Metrics]]
+Update = Callable[[Pieces, Pieces, OptState, Batch, UpdateNoise], tuple[Pieces, OptState, Tensor, Metrics]]
 Params = dict[str, Tensor]
 
 
@@ -96,8 +96,8 @@ def best_action(values: Tensor, q_select: Tensor) -> Tensor:
 def make_update(config: AgentConfig, network: FlatNetwork) -> Update:
     """The pure update of one seed.
 
-    ``(params [P], target [P], optimiser state, batch, noise) -> (params, optimiser state, priorities [B], metrics)``; a priority
-    is what prioritised sampling goes by, before the exponent.
+    ``(params [P], target [P], optimiser state, batch, noise) -> (params, optimiser state, priorities [B], metrics)``, all [P] in
+    pieces; a priority is what prioritised sampling goes by, before the exponent.
     """
     step = adam_step if config.optimiser == "adam" else rmsprop_step
     bootstrap = _munchausen_bootstrap if config.munchausen else _greedy_bootstrap
@@ -115,16 +115,17 @@ def make_update(config: AgentConfig, network: FlatNetwork) -> Update:
         return (batch.weight * losses).mean(), (priorities.detach(), mean_q.detach())
 
     def update(
-        params: Tensor, target: Tensor, state: OptState, batch: Batch, noise: UpdateNoise
-    ) -> tuple[Tensor, OptState, Tensor, Metrics]:
+        params: Pieces, target: Pieces, state: OptState, batch: Batch, noise: UpdateNoise
+    ) -> tuple[Pieces, OptState, Tensor, Metrics]:
         obs, next_obs = (network.module.scaled(frames, config.precision == "bf16") for frames in (batch.obs, batch.next_obs))
         batch = batch._replace(obs=obs, next_obs=next_obs)
         grad_fn = grad_and_value(loss_fn, has_aux=True)
-        grads, (loss, (priorities, mean_q)) = grad_fn(network.unflatten(params), network.unflatten(target), batch, noise)
-        gradient = torch.cat([grads[name].flatten() for name in network.slices])
-        norm = gradient.square().sum().sqrt()
+        grads, (loss, (priorities, mean_q)) = grad_fn(network.unflatten(*params), network.unflatten(*target), batch, noise)
+        gradient = network.flatten(grads, params)
+        norm = torch.stack([piece.square().sum() for piece in gradient]).sum().sqrt()
         if config.max_grad_norm is not None:
-            gradient = gradient * once(config.max_grad_norm / norm.clamp(min=config.max_grad_norm))
+            scale = once(config.max_grad_norm / norm.clamp(min=config.max_grad_norm))
+            gradient = tuple(piece * scale for piece in gradient)
         params, state = step(params, gradient, state, config.learning_rate, config.optimiser_eps)
         return params, state, priorities.clamp(min=MIN_PRIORITY), Metrics(loss, mean_q, norm)
 
@@ -221,21 +222,23 @@ def _quantile_loss(
     return loss, loss
 
 
-def adam_step(params: Tensor, gradient: Tensor, state: OptState, learning_rate: float, eps: float) -> tuple[Tensor, OptState]:
-    """One step of Adam (Kingma and Ba 2015, algorithm 1) with beta 0.9 and 0.999; all tensors [P]."""
+def adam_step(params: Pieces, gradient: Pieces, state: OptState, learning_rate: float, eps: float) -> tuple[Pieces, OptState]:
+    """One step of Adam (Kingma and Ba 2015, algorithm 1) with beta 0.9 and 0.999; all [P]."""
     updates = state.updates + 1
-    mean = 0.9 * state.mean + 0.1 * gradient
-    square = 0.999 * state.square + 0.001 * gradient * gradient
+    mean = tuple(0.9 * m + 0.1 * g for m, g in zip(state.mean, gradient, strict=True))
+    square = tuple(0.999 * s + 0.001 * g * g for s, g in zip(state.square, gradient, strict=True))
     # two factors computed once: a division of every parameter costs more than its product
     step_size, debias = once(torch.stack((learning_rate / (1 - 0.9**updates), 1 / (1 - 0.999**updates))))
-    return params - step_size * mean / ((square * debias).sqrt() + eps), OptState(mean, square, updates)
+    moved = (p - step_size * m / ((s * debias).sqrt() + eps) for p, m, s in zip(params, mean, square, strict=True))
+    return tuple(moved), OptState(mean, square, updates)
 
 
 def rmsprop_step(
-    params: Tensor, gradient: Tensor, state: OptState, learning_rate: float, eps: float
-) -> tuple[Tensor, OptState]:
-    """One step of centred RMSProp with decay 0.95, epsilon under the root (as in dqn_zoo's optax.rmsprop); all tensors [P]."""
-    mean = 0.95 * state.mean + 0.05 * gradient
-    square = 0.95 * state.square + 0.05 * gradient * gradient
-    scaled = gradient * torch.rsqrt(square - mean * mean + eps)
-    return params - learning_rate * scaled, OptState(mean, square, state.updates + 1)
+    params: Pieces, gradient: Pieces, state: OptState, learning_rate: float, eps: float
+) -> tuple[Pieces, OptState]:
+    """One step of centred RMSProp with decay 0.95, epsilon under the root (as in dqn_zoo's optax.rmsprop); all [P]."""
+    mean = tuple(0.95 * m + 0.05 * g for m, g in zip(state.mean, gradient, strict=True))
+    square = tuple(0.95 * s + 0.05 * g * g for s, g in zip(state.square, gradient, strict=True))
+    scaled = (g * torch.rsqrt(s - m * m + eps) for g, m, s in zip(gradient, mean, square, strict=True))
+    moved = tuple(p - learning_rate * g for p, g in zip(params, scaled, strict=True))
+    return moved, OptState(mean, square, state.updates + 1)

@@ -215,6 +215,8 @@ class FamilyTrainer:
             "seed": self.job.seeds[seed_index],
             "num_actions": self.learner.num_actions[seed_index],
             "obs_shape": list(self.learner.layout.obs_shape),
-            "params": {name: tensor.clone() for name, tensor in network.unflatten(params).items()},
+            "params": {
+                name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in network.unflatten(params).items()
+            },
         }
         torch.save(state, file)

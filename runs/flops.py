@@ -38,9 +38,9 @@ def flop_costs(config: AgentConfig, layout: ReplayLayout, num_actions: int) -> F
     batch = Batch(obs, torch.empty(size, dtype=torch.int64, device=meta), scalar, scalar, obs, scalar)
     uniforms, normals = (torch.empty(1, sum(widths), device=meta) for widths in noise_widths(config, network))
     noise = UpdateNoise(*(tensor[0] for tensor in split_noise(config, network, uniforms, normals)[1]))
-    state = OptState(params, params, torch.empty((), device=meta))
+    state = OptState((params,), (params,), torch.empty((), device=meta))
     with FlopCounterMode(display=False) as forward:
         network.q_values(network.apply(network.unflatten(params), obs[:1]))
     with FlopCounterMode(display=False) as update:
-        make_update(config, network)(params, params, state, batch, noise)
+        make_update(config, network)((params,), (params,), state, batch, noise)
     return FlopCosts(forward.get_total_flops(), update.get_total_flops(), forward.get_total_flops())

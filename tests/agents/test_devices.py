@@ -43,7 +43,7 @@ def test_a_step_of_every_agent_stays_on_its_device_and_looks_at_no_value(name: s
         for _ in range(2):  # the second time with rows that are complete
             acting, learning = it._observe(obs), it._learning()
             it.record(nothing.astype(np.int64), nothing, ~over, over, over, obs)
-        arguments = it._arguments(it._state(), acting, learning)
+        arguments = it._arguments(it._state, acting, learning)
         assert set(arguments) == ({"act", "act_update"} if together else {"act", "update"})
         for call, values in arguments.items():
             leaves, _ = torch.utils._pytree.tree_flatten(it._calls[call](*values))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from agents.compiler import leaves
 from agents.config import AgentConfig
 from agents.family import agent_config
 from agents.graphs import cuda_graph, first_cause
@@ -34,7 +35,7 @@ def stand_in(it: Learner) -> Callable[[Callable[[], Any]], tuple[Callable[[], No
 
     def record(call: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
         storage = it.replay.storage
-        state = [*it._state()[:2], *it.optimiser, storage.clock, *storage.priorities]
+        state = [*leaves(it._state), storage.clock, *storage.priorities]
         before = [tensor.clone() for tensor in state]
         storage.clock[1] = 1  # a CUDA graph that is recorded computes nothing; here there has to be something to sample
         for tensor in storage.priorities:
@@ -42,13 +43,13 @@ def stand_in(it: Learner) -> Callable[[Callable[[], Any]], tuple[Callable[[], No
         results = call()
         for tensor, value in zip(state, before, strict=True):
             tensor.copy_(value)
-        leaves, _ = torch.utils._pytree.tree_flatten(results)
-        for leaf in leaves:
-            leaf.fill_(0)  # nothing was computed
+        computed = leaves(results)
+        for tensor in computed:
+            tensor.fill_(0)  # nothing was computed
 
         def replay() -> None:
-            for leaf, value in zip(leaves, torch.utils._pytree.tree_flatten(call())[0], strict=True):
-                leaf.copy_(value)
+            for tensor, value in zip(computed, leaves(call()), strict=True):
+                tensor.copy_(value)
 
         return replay, results
 

@@ -372,6 +372,25 @@ def test_state_dict_continues_exactly(tmp_path: Any, config: AgentConfig, steps:
     assert it.params_sha256() == copy.params_sha256()
 
 
+@pytest.mark.compiler
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("config", [CONFIG, replace(RAINBOW, target_ema_rate=0.01)], ids=["dqn", "rainbow"])
+def test_a_learner_in_pieces_learns_what_a_learner_in_one_does(
+    config: AgentConfig, compile: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it acts by, the gradient's norm, the target that follows: nothing knows where the parameters are cut."""
+    seen = []
+    for large, count in ((10**9, 1), (500, 3)):
+        monkeypatch.setattr("agents.networks.LARGE_NUMEL", large)
+        it = learner((0, 1), replace(config, max_grad_norm=0.5), compile=compile, together=True)
+        assert len(it._state[0]) >= count
+        losses, actions = train(it, 120)
+        seen.append((losses, actions, it.params.clone(), it.target.clone()))
+    np.testing.assert_array_equal(seen[0][1], seen[1][1])
+    for one, other in zip(seen[0], seen[1], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+
+
 def test_the_state_of_other_seeds_is_refused() -> None:
     with pytest.raises(ValueError, match="seeds"):
         learner((0, 1)).load_state_dict(learner((0, 2)).state_dict())

@@ -14,7 +14,7 @@ from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from agents.config import AgentConfig, ConfigError
-from agents.networks import Linear, PatchConv2d, QNetwork, TileConv2d, flat_network
+from agents.networks import Linear, PatchConv2d, QNetwork, StridedConv2d, TileConv2d, flat_network
 
 
 def shapes(config: AgentConfig, obs_shape: tuple[int, ...], actions: int) -> list[tuple[int, ...]]:
@@ -63,6 +63,42 @@ def test_a_convolution_over_patches_is_torchs_convolution(layer: Any, kernel: tu
     wanted = torch.autograd.grad((expected * weights).sum(), [obs, ours.weight, ours.bias])
     found = torch.autograd.grad((ours(obs) * weights).sum(), [obs, ours.weight, ours.bias])
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def numbers(*shape: int) -> Tensor:
+    """So few and small that bfloat16 has them, their products and the sums of those exactly."""
+    return torch.randint(-1, 2, shape).float()
+
+
+@pytest.mark.parametrize("size", [(12, 12), (15, 14)])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "tiled"), [((4, 4), 2, False), ((3, 3), 1, False), ((8, 4), 4, True), ((4, 4), 2, True)]
+)
+def test_a_strided_convolution_in_bfloat16_is_torchs_in_float32(
+    size: tuple[int, int], kernel: tuple[int, int], stride: int, tiled: bool
+) -> None:
+    """Of a batch, with its gradients; of numbers that make rounding no excuse."""
+    ours = StridedConv2d(3, 5, kernel, stride)
+    ours.weight.data, ours.bias.data = numbers(5, 3, *kernel), numbers(5)
+    obs = numbers(4, 3, *size).requires_grad_()
+    expected = torch.nn.functional.conv2d(obs, ours.weight, ours.bias, stride)
+    weights = numbers(*expected.shape)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = ours(ours.tiles(obs.bfloat16()) if tiled else obs)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, rtol=0, atol=0)
+    wanted = torch.autograd.grad((expected * weights).sum(), [obs, ours.weight, ours.bias])
+    seen = torch.autograd.grad((found * weights).sum(), [obs, ours.weight, ours.bias])
+    torch.testing.assert_close(seen, wanted, rtol=0.01, atol=0)  # sums of some hundred terms, rounded once
+
+
+def test_one_image_is_looked_at_by_products_alone() -> None:
+    net = QNetwork(AgentConfig(encoder="nature", hidden=(32,)), (4, 84, 84), 3)
+    pixels = torch.randint(0, 256, (1, 4, 84, 84), dtype=torch.uint8)
+    expected = net(pixels)
+    with torch.no_grad(), Products() as products:
+        torch.testing.assert_close(net(pixels), expected, rtol=1e-4, atol=1e-5)
+    assert products.shapes == [(400, 32), (81, 64), (49, 64), (1, 32), (1, 3)]
 
 
 class Products(TorchDispatchMode):
@@ -116,6 +152,43 @@ def test_flat_network_computes_what_the_module_computes() -> None:
     obs = torch.randint(0, 2, (7, 4, 10, 10), dtype=torch.uint8)
     torch.testing.assert_close(net.apply(net.unflatten(flat), obs), module(obs))
     assert net.size == sum(p.numel() for p in module.parameters())
+
+
+@pytest.mark.parametrize("encoder", ["minatar", "nature", "der"])
+def test_files_hold_every_parameter_in_the_order_of_its_axes(encoder: Any) -> None:
+    config, shape = AgentConfig(encoder=encoder, hidden=(8,)), (4, 84, 84)
+    net, module = flat_network(lambda: QNetwork(config, shape, 3)), QNetwork(config, shape, 3)
+    vectors = torch.stack([net.init(torch.Generator().manual_seed(seed)) for seed in (0, 1)])
+    module.load_state_dict(net.unflatten(vectors[1]))
+    assert torch.equal(net.in_order(vectors)[1], torch.nn.utils.parameters_to_vector(module.parameters()))
+    assert torch.equal(net.from_order(net.in_order(vectors)), vectors)
+
+
+@pytest.mark.parametrize("encoder", ["nature", "der"])
+def test_the_weights_of_strided_and_tiled_convolutions_lie_as_their_products_read_them(encoder: Any) -> None:
+    net = flat_network(lambda: QNetwork(AgentConfig(encoder=encoder, hidden=(8,)), (4, 84, 84), 3))
+    for name, weight in net.unflatten(torch.empty(net.size)).items():
+        assert weight.dim() != 4 or weight.permute(0, 2, 3, 1).is_contiguous(), name
+
+
+def test_a_large_parameter_is_a_piece_of_the_vectors_by_itself_on_the_same_memory() -> None:
+    net = flat_network(lambda: QNetwork(AgentConfig(encoder="nature", hidden=(512,)), (4, 84, 84), 6))
+    vectors = torch.stack([net.init(torch.Generator().manual_seed(seed)) for seed in (0, 1)])
+    pieces = net.pieces(vectors)
+    assert [piece.shape[1] for piece in pieces] == [net.slices["advantage_hidden.weight"][0], 512 * 3136, 512 + 6 * 513]
+    assert torch.equal(torch.cat(pieces, 1), vectors)
+    whole, cut = net.unflatten(vectors[1]), net.unflatten(*(piece[1] for piece in pieces))
+    assert whole.keys() == cut.keys()
+    for name, view in whole.items():
+        assert torch.equal(cut[name], view)
+        assert cut[name].data_ptr() == view.data_ptr()
+    again = net.flatten(whole, tuple(piece[1] for piece in pieces))
+    for piece, values in zip(pieces, again, strict=True):
+        assert torch.equal(piece[1], values)
+    pieces[1][1] = 7.0
+    assert (whole["advantage_hidden.weight"] == 7).all()
+    small = flat_network(lambda: QNetwork(AgentConfig(), (4,), 2))
+    assert len(small.pieces(torch.zeros(1, small.size))) == 1
 
 
 def test_initial_weights_and_biases_are_uniform_within_one_over_root_fan_in() -> None:

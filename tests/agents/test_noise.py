@@ -197,7 +197,8 @@ def test_the_gradient_reaches_mu_and_sigma_of_every_layer_and_sigmas_is_mus_time
     noise = UpdateNoise(normal(3, net.noise_width), *torch.zeros(3, 8, 0))
     batch = Batch(normal(8, 4), torch.arange(8) % 3, normal(8, seed=4), torch.ones(8), normal(8, 4, seed=5), torch.ones(8))
     zeros = torch.zeros(net.size)
-    moved, *_ = make_update(config, net)(online, target, OptState(zeros, zeros, torch.zeros(())), batch, noise)
+    state = OptState((zeros,), (zeros,), torch.zeros(()))
+    (moved,), *_ = make_update(config, net)((online,), (target,), state, batch, noise)
     gradient = net.unflatten(online - moved)
     for name, layer in net.module.named_modules():
         if not isinstance(layer, Linear):

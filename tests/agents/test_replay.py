@@ -213,8 +213,8 @@ def test_the_c51_target_of_twenty_steps_lies_at_the_return_plus_gamma_to_the_20_
     net.unflatten(uniform)["advantage.bias"].copy_(torch.linspace(0, 3, 121))  # every place has a cross-entropy of its own
     batch = Batch(*(part[0] for part in steady({})[:-1]))
     noise = UpdateNoise(torch.zeros(3, 0), *torch.zeros(3, 9, 0))
-    state = OptState(torch.zeros(net.size), torch.zeros(net.size), torch.zeros(()))
-    losses = make_update(config, net)(uniform, certain, state, batch, noise)[2]
+    state = OptState((torch.zeros(net.size),), (torch.zeros(net.size),), torch.zeros(()))
+    losses = make_update(config, net)((uniform,), (certain,), state, batch, noise)[2]
     logits = np.linspace(0, 3, 121)
     log_p = logits - np.log(np.exp(logits).sum())
     for t in range(9):

@@ -36,7 +36,7 @@ def quiet(size: int = 8) -> UpdateNoise:
 
 
 def fresh(size: int) -> OptState:
-    return OptState(torch.zeros(size), torch.zeros(size), torch.zeros(()))
+    return OptState((torch.zeros(size),), (torch.zeros(size),), torch.zeros(()))
 
 
 def params(net: FlatNetwork, seed: int) -> torch.Tensor:
@@ -81,10 +81,10 @@ def test_the_networks_of_an_update_look_at_pixels_divided_by_255(munchausen: boo
     pixels = torch.randint(256, (2, 8, 4, 84, 84), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     dark = torch.zeros_like(pixels[0])
     data = batch()._replace(obs=dark, next_obs=dark)._replace(**{which: pixels[0]}, discount=torch.full((8,), 0.99))
-    seen = make_update(config, net)(online, target, fresh(net.size), data, quiet())[2]
-    expected = make_update(config, undivided)(online_small, target_small, fresh(net.size), data, quiet())[2]
+    seen = make_update(config, net)((online,), (target,), fresh(net.size), data, quiet())[2]
+    expected = make_update(config, undivided)((online_small,), (target_small,), fresh(net.size), data, quiet())[2]
     torch.testing.assert_close(seen, expected, rtol=1e-4, atol=1e-5)
-    others = make_update(config, net)(online, target, fresh(net.size), data._replace(**{which: pixels[1]}), quiet())[2]
+    others = make_update(config, net)((online,), (target,), fresh(net.size), data._replace(**{which: pixels[1]}), quiet())[2]
     assert not torch.allclose(seen, others, rtol=1e-3), "what it looks at decides"
 
 
@@ -112,7 +112,7 @@ def test_update_equals_autograd_with_torchs_adam(double: bool, loss_name: Litera
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(module.parameters(), 1e9)
         adam.step()
-        flat, state, td_error, metrics = update(flat, target, state, data, quiet())
+        (flat,), state, td_error, metrics = update((flat,), (target,), state, data, quiet())
         assert metrics.loss.item() == pytest.approx(loss.item(), rel=1e-5)
         assert metrics.grad_norm.item() == pytest.approx(norm.item(), rel=1e-4)
         torch.testing.assert_close(td_error, (goal - chosen).abs().detach(), rtol=1e-4, atol=1e-5)
@@ -135,9 +135,29 @@ def test_no_gradient_flows_into_the_target_network_or_through_the_bootstrap() ->
             goal = td_target(q_next, select[..., 0], data.reward, data.discount)[:, 0]
         (expected,) = torch.autograd.grad(huber(goal - q).mean(), flat)
         sgd_like = make_update(replace(config, optimiser="rmsprop", optimiser_eps=1e12, learning_rate=1e6), net)
-        moved, *_ = sgd_like(online, target, fresh(net.size), data, quiet())  # lr / sqrt(eps) = 1: the step is the gradient
+        # lr / sqrt(eps) = 1: the step is the gradient
+        (moved,), *_ = sgd_like((online,), (target,), fresh(net.size), data, quiet())
         assert target.grad is None
         torch.testing.assert_close(online - moved.detach(), expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("encoder", ["nature", "der", "minatar"])
+def test_the_step_of_every_convolution_is_the_gradient_that_torch_computes(
+    encoder: Literal["nature", "der", "minatar"],
+) -> None:
+    """Whatever the order in which its weights lie in memory."""
+    config = replace(CONFIG, encoder=encoder, optimiser="rmsprop", optimiser_eps=1e12, learning_rate=1e6)
+    shape, g = (4, 44, 44), torch.Generator().manual_seed(0)
+    net, module = flat_network(lambda: QNetwork(config, shape, 3)), QNetwork(config, shape, 3)
+    online, pixels = 3 * params(net, 1), torch.randint(256, (8, *shape), dtype=torch.uint8, generator=g)
+    module.load_state_dict(net.unflatten(online))
+    data = batch()._replace(obs=pixels, next_obs=pixels, discount=torch.zeros(8))
+    (moved,), *_ = make_update(config, net)((online,), (online,), fresh(net.size), data, quiet())
+    huber(data.reward - module(pixels)[torch.arange(8), data.action, 0]).mean().backward()
+    for name, step in net.unflatten(online - moved).items():
+        gradient = module.get_parameter(name).grad
+        assert gradient is not None
+        torch.testing.assert_close(step, gradient, rtol=0.01, atol=1e-4 * gradient.abs().max().item())
 
 
 def test_gradient_clipping_keeps_the_direction_and_bounds_the_norm() -> None:
@@ -147,7 +167,8 @@ def test_gradient_clipping_keeps_the_direction_and_bounds_the_norm() -> None:
     steps = []
     for limit in (None, 0.01):
         update = make_update(replace(CONFIG, max_grad_norm=limit, **settings), net)
-        steps.append(online - update(online, params(net, 2), fresh(net.size), batch(), quiet())[0])
+        (moved,), *_ = update((online,), (params(net, 2),), fresh(net.size), batch(), quiet())
+        steps.append(online - moved)
     assert steps[0].norm() > 0.1
     assert steps[1].norm().item() == pytest.approx(0.01, rel=0.05)
     assert torch.cosine_similarity(steps[0], steps[1], dim=0).item() == pytest.approx(1, abs=1e-2)
@@ -158,28 +179,27 @@ def test_adam_equals_torchs_adam() -> None:
     start = torch.randn(50, generator=g, dtype=torch.float64)
     theirs = start.clone().requires_grad_()
     adam = torch.optim.Adam([theirs], lr=0.01, eps=1e-3)
-    ours, state = start.clone(), OptState(*(torch.zeros(n, dtype=torch.float64) for n in ((50,), (50,), ())))
+    ours, zeros = start.split((20, 30)), torch.zeros(50, dtype=torch.float64).split((20, 30))
+    state = OptState(zeros, zeros, torch.zeros((), dtype=torch.float64))
     for _ in range(20):
         theirs.grad = torch.randn(50, generator=g, dtype=torch.float64)
-        ours, state = adam_step(ours, theirs.grad, state, 0.01, 1e-3)
+        ours, state = adam_step(ours, theirs.grad.split((20, 30)), state, 0.01, 1e-3)
         adam.step()
-    torch.testing.assert_close(ours, theirs.detach(), rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(torch.cat(ours), theirs.detach(), rtol=1e-6, atol=1e-8)
 
 
 def test_rmsprop_follows_the_centred_formula_with_epsilon_under_the_root() -> None:
     rng = np.random.default_rng(0)
     p, mean, square = rng.normal(size=30), np.zeros(30), np.zeros(30)
-    ours, state = (
-        torch.from_numpy(p.copy()),
-        OptState(*(torch.zeros(30, dtype=torch.float64) for _ in range(2)), torch.zeros(())),
-    )
+    ours, zeros = torch.from_numpy(p.copy()).split((10, 20)), torch.zeros(30, dtype=torch.float64).split((10, 20))
+    state = OptState(zeros, zeros, torch.zeros(()))
     for _ in range(20):
         gradient = rng.normal(size=30)
         mean = 0.95 * mean + 0.05 * gradient
         square = 0.95 * square + 0.05 * gradient**2
         p = p - 0.01 * gradient / np.sqrt(square - mean**2 + 1e-4)
-        ours, state = rmsprop_step(ours, torch.from_numpy(gradient), state, 0.01, 1e-4)
-    np.testing.assert_allclose(ours, p, rtol=1e-9)
+        ours, state = rmsprop_step(ours, torch.from_numpy(gradient).split((10, 20)), state, 0.01, 1e-4)
+    np.testing.assert_allclose(torch.cat(ours), p, rtol=1e-9)
 
 
 def test_a_hundred_updates_of_c51_learn_the_return_distribution() -> None:
@@ -195,7 +215,7 @@ def test_a_hundred_updates_of_c51_learn_the_return_distribution() -> None:
     )
     update = make_update(config, net)
     for _ in range(100):
-        online, state, *_ = update(online, online, state, data, quiet())
+        (online,), state, *_ = update((online,), (online,), state, data, quiet())
     out = net.apply(net.unflatten(online), torch.ones(1, 4))
     mass = out[0, 1].softmax(-1)
     assert mass[[2, 8]].tolist() == pytest.approx([0.5, 0.5], abs=0.02)
@@ -207,13 +227,13 @@ def test_bf16_computes_the_same_update_to_its_precision_with_float32_parameters(
     net = flat_network(lambda: QNetwork(config, (4,), 3))
     online, target, data = params(net, 1), params(net, 2), batch()
     exact, rounded = (
-        make_update(replace(config, precision=precision), net)(online, target, fresh(net.size), data, quiet())
+        make_update(replace(config, precision=precision), net)((online,), (target,), fresh(net.size), data, quiet())
         for precision in ("fp32", "bf16")
     )
-    assert rounded[0].dtype == rounded[1].mean.dtype == torch.float32
+    assert rounded[0][0].dtype == rounded[1].mean[0].dtype == torch.float32
     assert rounded[3].loss.item() == pytest.approx(exact[3].loss.item(), rel=0.02)
     assert rounded[3].loss.item() != exact[3].loss.item()
-    gradients = exact[1].mean, rounded[1].mean
+    gradients = exact[1].mean[0], rounded[1].mean[0]
     assert torch.cosine_similarity(*gradients, dim=0) > 0.999
 
 

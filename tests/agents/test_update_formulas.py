@@ -76,8 +76,8 @@ class Case:
 
     def update(self) -> tuple[torch.Tensor, torch.Tensor, float]:
         """Gradient by way of the step, priorities, loss."""
-        moved, _, priorities, metrics = make_update(self.config, self.net)(
-            self.online, self.target, fresh(self.net.size), self.batch, self.noise
+        (moved,), _, priorities, metrics = make_update(self.config, self.net)(
+            (self.online,), (self.target,), fresh(self.net.size), self.batch, self.noise
         )
         return self.online - moved, priorities, metrics.loss.item()
 
