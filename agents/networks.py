@@ -102,9 +102,8 @@ class QNetwork(nn.Module):
             x = torch.relu(layer(x, noise))
         if self.config.head == "iqn":
             x = self._at_quantiles(x, self.midpoints(x) if tau is None else tau)
-        if not self.config.dueling:
-            return None, torch.relu(self.advantage_hidden(x, noise))
-        return torch.relu(self.value_hidden(x, noise)), torch.relu(self.advantage_hidden(x, noise))
+        value = torch.relu(self.value_hidden(x, noise)) if self.config.dueling else None
+        return value, torch.relu(self.advantage_hidden(x, noise))
 
     def _at_quantiles(self, x: Tensor, tau: Tensor) -> Tensor:
         """Features [B, F] at quantiles [B, N]: [B, N, F] (Dabney et al. 2018a, eq. 4; i = 0 to n - 1 as there)."""
@@ -165,33 +164,19 @@ class Linear(nn.Linear):
             x = once(x)
         if noise is None or not self.noise_width:
             return self._product(x, self.weight, self.bias)
-        weight, bias = self.noisy(noise)
-        if acting and x.dim() == 2:  # one loop over the weights, which are never written to memory
-            return (weight * x).sum(-1)[None] + bias
-        return self._product(x, weight, bias)
-
-    def noisy(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         own = noise[self.offset : self.offset + self.noise_width]
         of_inputs, of_outputs = own[: self.in_features], own[self.in_features :]
         weight = self.weight + self.weight_sigma * (of_outputs[:, None] * of_inputs)
-        return weight, self.bias + self.bias_sigma * of_outputs
+        bias = self.bias + self.bias_sigma * of_outputs
+        if acting and x.dim() == 2:  # one loop over the weights, which are never written to memory
+            return (weight * x).sum(-1)[None] + bias
+        return self._product(x, weight, bias)
 
     def _product(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         if x.dim() == 2 and self.in_features < FEW_INPUTS and torch.is_grad_enabled():
             # the gradient of the weights as [inputs, outputs]: with so few columns the other way round takes five times as long
             return torch.bmm(x[None], weight.t()[None])[0] + bias
         return nn.functional.linear(x, weight, bias)
-
-
-def beside(one: Linear, other: Linear, x: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
-    if noise is None or not one.noise_width or len(x) == 1:
-        return torch.relu(one(x, noise)), torch.relu(other(x, noise))
-    (w1, b1), (w2, b2) = one.noisy(noise), other.noisy(noise)
-    if torch.is_autocast_enabled(x.device.type):
-        w1, b1, w2, b2 = (t.bfloat16() for t in (w1, b1, w2, b2))
-    both = torch.relu(nn.functional.linear(x, torch.cat((w1, w2)), torch.cat((b1, b2))))
-    left, right = both.split(one.out_features, dim=-1)
-    return left, right
 
 
 class PatchConv2d(nn.Conv2d):
@@ -223,9 +208,9 @@ class TileConv2d(nn.Conv2d):
 class StridedConv2d(nn.Conv2d):
     """A convolution whose patches overlap, by a stride that divides its kernel. As torch's, but on a CPU faster in two cases.
 
-    One image is a matrix product over its patches. So is a batch in bfloat16, whose gradients torch takes two to three times as long
-    for; only the first layer, whose patches would be more numbers than the pixels they are made of, is a convolution over 2 x 2 pixels
-    at once there: with few channels torch's takes twice as long.
+    One image is a matrix product over its patches. So is a batch in bfloat16: torch's gradients take two to three times as long there.
+    A first layer in bfloat16 has far more patches than the others and stays a convolution, but one over 2 x 2 pixels, whose channels
+    count as its own: with few channels torch's gradient takes twice as long.
     """
 
     def forward(self, x: Tensor) -> Tensor:
