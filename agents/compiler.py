@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,12 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
+
+import agents.operators  # noqa: F401  (the compiler is told what they are)
+
+SETTINGS = {"cpp_wrapper": True}
+"""Of the compiler on a CPU. What leads from kernel to kernel is C++ too: as Python it took a tenth of a step, since after the kernels
+the caches hold nothing of it."""
 
 
 def compiled(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
@@ -56,7 +63,8 @@ def _trace(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Ca
         return values
 
     graph = make_fx(flat, tracing_mode="fake")(*tensors)
-    return torch._inductor.standalone_compile(graph, tensors, dynamic_shapes="from_example_inputs"), results[0]
+    options = {"config_patches": SETTINGS}
+    return torch._inductor.standalone_compile(graph, tensors, dynamic_shapes="from_example_inputs", options=options), results[0]
 
 
 def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -71,7 +79,8 @@ def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @cache
 def teach_compiler() -> None:
-    """Nothing is called where ``once`` (agents/operators.py) stands: the compiler keeps its argument in memory instead of fusing it.
+    """What the operators of agents/operators.py are to it, so that none is called in Python: ``once`` is its argument kept in memory
+    instead of fused, ``take_rows`` a call of torch's own operator.
 
     The compiler takes seconds to import, and then a second to ask processes of their own which vector instructions work here. They
     are asked while the rest of it is imported; should that fail, it asks again.
@@ -84,7 +93,15 @@ def teach_compiler() -> None:
     with ThreadPoolExecutor(1) as beside:
         if not torch.cuda.is_available():  # what runs on a GPU needs no answer
             beside.submit(valid_vec_isa_list)
-        from torch._inductor.lowering import clone, register_lowering
+        from torch._inductor.lowering import clone, fallback_handler, register_lowering
+
+    take = fallback_handler(torch.ops.aten.index_select.default, add_to_fallback_set=False)
+    # "aten.index_select.default is missing a c-shim implementation": it is called by name, which costs a microsecond
+    logging.getLogger("torch._inductor.ir").addFilter(lambda record: "missing a c-shim" not in record.getMessage())
+
+    @register_lowering(torch.ops.playmeter.take_rows, type_promotion_kind=None)
+    def _(table: Any, index: Any) -> Any:
+        return take(table, 0, index)
 
     @register_lowering(torch.ops.playmeter.once, type_promotion_kind=None)
     def _(few: Any) -> Any:

@@ -12,19 +12,17 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 
 @torch.library.custom_op("playmeter::take_rows", mutates_args=())
-def take_rows(table: Tensor, index: Tensor, keep: Tensor) -> Tensor:
-    """Rows of ``table`` [R, ...] at ``index`` [...], one copy a row; zeros where ``keep`` [...] is false.
+def take_rows(table: Tensor, index: Tensor) -> Tensor:
+    """Rows of ``table`` [R, ...] at ``index`` [N], one copy a row.
 
     Fused, the address of every pixel would be computed anew: 50 ms instead of 1 ms for a batch of 32 stacks.
     """
-    rows = table.index_select(0, index.flatten())
-    rows.view(len(rows), -1).mul_(keep.view(-1, 1))
-    return rows.view(*index.shape, *table.shape[1:])
+    return table.index_select(0, index)
 
 
 @take_rows.register_fake
-def _(table: Tensor, index: Tensor, keep: Tensor) -> Tensor:
-    return table.new_empty(*index.shape, *table.shape[1:])
+def _(table: Tensor, index: Tensor) -> Tensor:
+    return table.new_empty(len(index), *table.shape[1:])
 
 
 def once(few: Tensor) -> Tensor:

@@ -273,8 +273,9 @@ def _stack(layout: ReplayLayout, storage: ReplayStorage, lane: Tensor, row: Tens
     reach = torch.minimum(back, age[..., None])  # how far back the episode goes
     index = torch.where(reach == 0, newest[..., None], (row[..., None] - reach) % layout.capacity)
     inside = back <= age[..., None]
-    keep = inside if layout.stack_padding == "zeros" else torch.ones_like(inside)
-    obs = take_rows(frames, (lane * rows)[..., None] + index, keep.to(frames.dtype))
+    obs = take_rows(frames, ((lane * rows)[..., None] + index).flatten()).unflatten(0, index.shape)
+    if layout.stack_padding == "zeros":
+        obs = obs * once(inside.to(frames.dtype)).view(*inside.shape, *(1 for _ in layout.frame_shape))
     return interleaved(obs) if layout.stack == 4 and layout.pixels and obs.device.type == "cpu" else obs
 
 

@@ -17,6 +17,7 @@ from torch._inductor.utils import run_and_get_code
 from agents.compiler import compiled
 from agents.config import AgentConfig
 from agents.networks import QNetwork, flat_network
+from agents.operators import once, take_rows
 from agents.update import Batch, OptState, UpdateNoise, make_update
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")  # nothing is computed there: the device says how to compile
@@ -56,7 +57,7 @@ def test_arguments_of_another_shape_or_order_in_memory_are_refused() -> None:
     call, square = compiled(lambda x: x.cumsum(0), CPU), torch.arange(4.0).view(2, 2)
     assert call(square).tolist() == [[0, 1], [2, 4]]
     for other in (torch.ones(3, 2), square.T):
-        with pytest.raises(AssertionError):
+        with pytest.raises(RuntimeError, match="expected size"):
             call(other)
 
 
@@ -80,6 +81,21 @@ def test_compiled_code_is_read_back_from_the_disk(device: torch.device) -> None:
     assert counters["aot_autograd"]["autograd_cache_hit"] == hits + 1
 
 
+def test_what_a_compiled_call_makes_of_our_operators_is_not_called_in_python() -> None:
+    def rows(table: Tensor, index: Tensor) -> Tensor:
+        return take_rows(table, once(index + 1)) * 2
+
+    table, index = torch.randint(100, (9, 6, 6), dtype=torch.uint8), torch.tensor([3, 0, 3])
+    with torch._inductor.config.patch(fx_graph_cache=False):
+        values, (code,) = run_and_get_code(compiled(rows, CPU), table, index)
+    assert torch.equal(values, table[index + 1] * 2)
+    calls = re.findall(r'aoti_torch_call_dispatcher\("(\w+::\w+)"', code)
+    assert calls == ["aten::index_select"], "a copy a row, and by name"
+    body = code[code.index("void inductor_entry_impl(") :]
+    assert "PyObject_Call" not in body
+
+
+@pytest.mark.usefixtures("readable")
 def test_acting_for_several_seeds_looks_for_a_feature_once_and_not_in_every_product() -> None:
     """With one row a seed the product is a loop of the compiler's, fused with what gives its input: convolution, relu, transposition."""
     network = flat_network(lambda: QNetwork(AgentConfig(encoder="minatar", hidden=(32,)), (4, 10, 10), 3))
@@ -92,6 +108,7 @@ def test_acting_for_several_seeds_looks_for_a_feature_once_and_not_in_every_prod
     assert "transpose_mxn" not in code, "of weights, tile by tile"
 
 
+@pytest.mark.usefixtures("readable")
 @pytest.mark.parametrize(
     ("encoder", "precision", "floats", "convolutions"),
     [
@@ -128,6 +145,7 @@ def test_frames_become_floats_once_for_all_networks_that_look_at_them(
     assert len(conversions) == len(re.findall(r"at::vec::Vectorized<uint8_t>::loadu", code)) > 0, "sixteen pixels at a time"
 
 
+@pytest.mark.usefixtures("readable")
 def test_acting_writes_no_noisy_weights_to_memory() -> None:
     network = flat_network(lambda: QNetwork(AgentConfig(hidden=(48,), noisy=True), (40,), 3))
 

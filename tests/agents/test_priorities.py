@@ -114,6 +114,7 @@ def test_a_row_written_twice_at_once_takes_the_larger_value_in_either_order() ->
 
 
 @pytest.mark.compiler
+@pytest.mark.usefixtures("readable")
 def test_writing_compiled_is_in_place_and_calls_nothing_where_once_stands() -> None:
     """Otherwise the numbers would be the same, later: all priorities copied twice, and a call into Python, at every update."""
     it, row, value = filled(skewed(np.random.default_rng(0), 1, 4321)), torch.tensor([[3, 4000, 3]]), uniforms(1, 3)
