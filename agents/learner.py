@@ -89,6 +89,7 @@ class Learner:
         self._optimised = torch.zeros(len(self.seeds), device=self.device)
         self._vectors = self.params, self.target, self.mean, self.square
         self._state = self._in_pieces(*self._vectors, updates=self._optimised)
+        self._read = self._reading(self._state)
         self.steps = 0  # per seed
         self.updates = 0  # per seed
         self._epsilon = torch.ones((), device=self.device)
@@ -124,7 +125,7 @@ class Learner:
 
     def act(self, obs: NDArray[Any]) -> NDArray[np.int64]:
         """Store observations [L, ...] and choose actions [L], epsilon-greedily."""
-        return self._calls["act"](self._state[0], self._observe(obs)).cpu().numpy().reshape(-1)
+        return self._calls["act"](self._read, self._observe(obs)).cpu().numpy().reshape(-1)
 
     def update(self) -> Metrics:
         """One gradient step for every seed; metrics [S]."""
@@ -178,7 +179,7 @@ class Learner:
     ) -> dict[str, tuple[Any, ...]]:
         """The calls that a training makes, each with its arguments."""
         arguments: dict[str, tuple[Any, ...]] = {
-            "act": (state[0], acting),
+            "act": (self._reading(state), acting),
             "update": (*state, learning),
             "act_update": (*state, acting, learning),
         }
@@ -218,7 +219,7 @@ class Learner:
         return self._by_seed(obs).to(self.device)
 
     def _by_seed(self, obs: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(obs).unflatten(0, (len(self.seeds), -1))
+        return torch.from_numpy(obs.reshape(len(self.seeds), -1, *obs.shape[1:]))
 
     def _fill(self, tensor: Tensor, value: float) -> None:
         """Where it changed: most schedules end early, and on a GPU every call costs."""
@@ -229,12 +230,26 @@ class Learner:
     def _in_pieces(self, *vectors: Tensor, updates: Tensor) -> tuple[Pieces, Pieces, OptState]:
         """What the calls compute with: parameters, target and the optimiser's two, each [S, P], as :meth:`FlatNetwork.pieces`."""
         params, target, mean, square = map(self.network.pieces, vectors)
-        return params, target, OptState(mean, square, updates)
+        if self.config.target_ema_rate is None:
+            target = self.network.reading(target, self.network.rounded(target))
+        return params, target, OptState(mean, square, updates, self.network.rounded(params))
+
+    def _reading(self, state: tuple[Pieces, Pieces, OptState]) -> Pieces:
+        """The parameters as networks read them."""
+        return self.network.reading(state[0], state[2].rounded)
+
+    def _round(self) -> None:
+        """Copy anew what is held in less precision beside the parameters and the target."""
+        fresh = self._in_pieces(*self._vectors, updates=self._optimised)
+        for own, new in zip(leaves(self._state), leaves(fresh), strict=True):
+            if own.dtype != self.params.dtype:
+                own.copy_(new)
 
     def _updated(self) -> None:
         self.updates += 1
         if self.config.target_ema_rate is None and self.updates % self.config.target_period_updates == 0:
             self.target.copy_(self.params)
+            self._round()
 
     def params_sha256(self) -> list[str]:
         """A hash of each seed's parameters: equal hashes are equal agents."""
@@ -271,6 +286,7 @@ class Learner:
         for own, values in zip(self._vectors, saved, strict=True):
             own.copy_(self.network.from_order(values))
         self._optimised.copy_(optimiser["updates"])
+        self._round()
         self.steps, self.updates = state["steps"], state["updates"]
         self._act_noise.load_state_dict(state["act_noise"])
         self._act_normal.load_state_dict(state["act_normal"])
@@ -373,7 +389,7 @@ def build_calls(
     def act_update(
         params: Pieces, target: Pieces, state: OptState, acting: Acting, learning: Learning
     ) -> tuple[Tensor, Metrics]:
-        action = act(params, acting)
+        action = act(network.reading(params, state.rounded), acting)
         return action, update(params, target, state, learning)
 
     def ready(function: Callable[..., Any], compile: bool) -> Callable[..., Any]:

@@ -145,6 +145,8 @@ FEW_INPUTS = 16
 class Linear(nn.Linear):
     """A fully connected layer whose weights may carry learned factorised Gaussian noise (Fortunato et al. 2018, section 3b).
 
+    Weights may be in bfloat16 (:meth:`FlatNetwork.rounded`): features and result then stay float32 where a network acts on one image.
+
     ``noise_offset`` is where its share of a network's noise vector begins: first one number per input, then one per output, each of
     them f(x) = sgn(x) sqrt(|x|) of a standard normal x.
     """
@@ -162,13 +164,15 @@ class Linear(nn.Linear):
         if acting:
             # with several seeds the compiler makes a loop of the product, and would compute x anew in it
             x = once(x)
-        if noise is None or not self.noise_width:
-            return self._product(x, self.weight, self.bias)
-        own = noise[self.offset : self.offset + self.noise_width]
-        of_inputs, of_outputs = own[: self.in_features], own[self.in_features :]
-        weight = self.weight + self.weight_sigma * (of_outputs[:, None] * of_inputs)
-        bias = self.bias + self.bias_sigma * of_outputs
-        if acting and x.dim() == 2:  # one loop over the weights, which are never written to memory
+        weight: Tensor = self.weight
+        bias: Tensor = self.bias
+        if noise is not None and self.noise_width:
+            own = noise[self.offset : self.offset + self.noise_width]
+            of_inputs, of_outputs = own[: self.in_features], own[self.in_features :]
+            weight = weight + self.weight_sigma * (of_outputs[:, None] * of_inputs)
+            bias = bias + self.bias_sigma * of_outputs
+        if acting and x.dim() == 2 and (weight is not self.weight or weight.dtype != x.dtype):
+            # one loop over the weights, which are never written to memory as it computes or reads them
             return (weight * x).sum(-1)[None] + bias
         return self._product(x, weight, bias)
 
@@ -176,6 +180,8 @@ class Linear(nn.Linear):
         if x.dim() == 2 and self.in_features < FEW_INPUTS and torch.is_grad_enabled():
             # the gradient of the weights as [inputs, outputs]: with so few columns the other way round takes five times as long
             return torch.bmm(x[None], weight.t()[None])[0] + bias
+        if weight.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
+            return nn.functional.linear(x.to(weight.dtype), weight).float() + bias
         return nn.functional.linear(x, weight, bias)
 
 
@@ -329,16 +335,37 @@ class FlatNetwork:
 
     def flatten(self, named: Mapping[str, Tensor], like: Pieces) -> Pieces:
         """The other way round: tensors by parameter name, cut where ``like`` is."""
-        rest = [
-            (named[name].permute(0, 2, 3, 1) if name in self.channels_last else named[name]).flatten() for name in self.slices
-        ]
         pieces = []
-        for piece in like:
-            ends = itertools.accumulate(map(len, rest))
-            count = next(k for k, end in enumerate(ends, 1) if end == len(piece))
-            pieces.append(rest[0] if count == 1 else torch.cat(rest[:count]))
-            del rest[:count]
+        for names in self._names(like):
+            parts = [(named[n].permute(0, 2, 3, 1) if n in self.channels_last else named[n]).flatten() for n in names]
+            pieces.append(parts[0] if len(parts) == 1 else torch.cat(parts))
         return tuple(pieces)
+
+    def _names(self, pieces: Pieces) -> list[list[str]]:
+        """Of the parameters in each piece."""
+        sizes = {name: math.prod(shape) for name, (_, shape) in self.slices.items()}
+        ends = dict(zip(sizes, itertools.accumulate(sizes.values()), strict=True))
+        cuts = [0, *itertools.accumulate(piece.shape[-1] for piece in pieces)]
+        return [[name for name in sizes if begin < ends[name] <= end] for begin, end in itertools.pairwise(cuts)]
+
+    def rounded(self, pieces: Pieces) -> Pieces:
+        """Copies in bfloat16 of those pieces that updates in bf16 would otherwise round anew whenever they read them."""
+        return tuple(piece.bfloat16() for piece, read in zip(pieces, self._read_rounded(pieces), strict=True) if read)
+
+    def reading(self, pieces: Pieces, rounded: Pieces) -> Pieces:
+        """``pieces`` with what :meth:`rounded` gave in the place of its originals; () leaves them all."""
+        rest = list(rounded)
+        return tuple(
+            rest.pop(0) if rest and read else piece for piece, read in zip(pieces, self._read_rounded(pieces), strict=True)
+        )
+
+    def _read_rounded(self, pieces: Pieces) -> list[bool]:
+        """A noisy layer rounds its weights after the noise, and the output layers read theirs in float32."""
+        module = self.module
+        if module.config.precision != "bf16" or module.config.noisy:
+            return [False] * len(pieces)
+        hidden = {name for name in self.slices if name.endswith(".weight") and ("trunk." in name or "_hidden." in name)}
+        return [len(names) == 1 and names[0] in hidden for names in self._names(pieces)]
 
     def pieces(self, vectors: Tensor) -> Pieces:
         """Vectors [S, P] in pieces [S, P1], [S, P2], ... on the same memory; on a GPU one piece, until more are measured there.

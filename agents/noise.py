@@ -50,7 +50,7 @@ class Noise:
         steps, _, width = self._block.shape
         for k, g in enumerate(self._generators):
             self._block[:, k] = self._sample(steps, width, dtype=self._block.dtype, generator=g, device=self._drawn_on)
-        self._ready = self._block.to(self._device)
+        self._ready = self._block.to(self._device).unbind()  # now, and not one by one at every step
         self._next = 0
 
     def state_dict(self) -> dict[str, Any]:

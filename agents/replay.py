@@ -159,9 +159,11 @@ class Replay:
                 self._frames[lane, self.layout.capacity + slot] = self._like(self._frames, frame)
                 self._truncations[lane] += 1
                 final[lane] = slot + 1
-        row = np.stack((action, reward, terminal, final), axis=1).astype(np.float32)
+        row = np.empty((len(action), AGE), np.float32)
+        row[:, ACTION], row[:, REWARD], row[:, TERMINAL], row[:, FINAL] = action, reward, terminal, final
         self._meta[:, at, :AGE] = self._like(self._meta, row)
-        self._age = np.where(done, 0, self._age + 1)
+        self._age += 1
+        self._age[done] = 0
 
     def _like(self, destination: Any, values: Any) -> Any:
         if isinstance(destination, np.ndarray) or isinstance(values, Tensor):

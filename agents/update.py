@@ -55,6 +55,7 @@ class OptState(NamedTuple):
     mean: Pieces  # [P] running mean of the gradient
     square: Pieces  # [P] running mean of its square
     updates: Tensor  # [] done so far, float32 (exact to 16.7 million)
+    rounded: Pieces = ()  # what :meth:`FlatNetwork.rounded` gives of the parameters, or nothing
 
 
 class Metrics(NamedTuple):
@@ -120,13 +121,17 @@ def make_update(config: AgentConfig, network: FlatNetwork) -> Update:
         obs, next_obs = (network.module.scaled(frames, config.precision == "bf16") for frames in (batch.obs, batch.next_obs))
         batch = batch._replace(obs=obs, next_obs=next_obs)
         grad_fn = grad_and_value(loss_fn, has_aux=True)
-        grads, (loss, (priorities, mean_q)) = grad_fn(network.unflatten(*params), network.unflatten(*target), batch, noise)
-        gradient = network.flatten(grads, params)
+        read = network.unflatten(*network.reading(params, state.rounded))
+        grads, (loss, (priorities, mean_q)) = grad_fn(read, network.unflatten(*target), batch, noise)
+        gradient = tuple(piece.float() for piece in network.flatten(grads, params))
         norm = torch.stack([piece.square().sum() for piece in gradient]).sum().sqrt()
         if config.max_grad_norm is not None:
             scale = once(config.max_grad_norm / norm.clamp(min=config.max_grad_norm))
             gradient = tuple(piece * scale for piece in gradient)
+        rounded = bool(state.rounded)
         params, state = step(params, gradient, state, config.learning_rate, config.optimiser_eps)
+        if rounded:
+            state = state._replace(rounded=network.rounded(params))
         return params, state, priorities.clamp(min=MIN_PRIORITY), Metrics(loss, mean_q, norm)
 
     return update

@@ -391,6 +391,29 @@ def test_a_learner_in_pieces_learns_what_a_learner_in_one_does(
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.compiler
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("ema_rate", [None, 0.1])
+def test_rounded_weights_follow_the_parameters_and_the_target(
+    ema_rate: float | None, compile: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agents.networks.LARGE_NUMEL", 500)
+    config = replace(CONFIG, precision="bf16", target_ema_rate=ema_rate)
+    it, other = learner((0, 1), config, compile=compile, together=True), learner((2, 3), config)
+    train(it, 57)  # 37 updates: the target is 7 old
+    train(other, 25)
+    other.seeds = it.seeds
+    other.load_state_dict(it.state_dict())
+    for one in (it, other):
+        for vector, pieces, count in ((one.params, one._read, 1), (one.target, one._state[1], ema_rate is None)):
+            read, exact = torch.cat([piece.float() for piece in pieces], 1), vector.bfloat16().float()
+            where = read != vector
+            assert torch.equal(read[where], exact[where])
+            assert where.any() == bool(count)
+            assert sum(piece.dtype == torch.bfloat16 for piece in pieces) == count
+    assert not torch.equal(it.params, it.target)
+
+
 def test_the_state_of_other_seeds_is_refused() -> None:
     with pytest.raises(ValueError, match="seeds"):
         learner((0, 1)).load_state_dict(learner((0, 2)).state_dict())

@@ -191,6 +191,31 @@ def test_a_large_parameter_is_a_piece_of_the_vectors_by_itself_on_the_same_memor
     assert len(small.pieces(torch.zeros(1, small.size))) == 1
 
 
+@pytest.mark.parametrize(
+    ("settings", "copied"),
+    [
+        ({}, []),
+        ({"precision": "tf32"}, []),
+        ({"precision": "bf16"}, ["trunk.0.weight", "value_hidden.weight", "advantage_hidden.weight"]),
+        ({"precision": "bf16", "dueling": False, "head": "iqn"}, ["trunk.0.weight", "advantage_hidden.weight"]),
+        ({"precision": "bf16", "noisy": True}, []),
+    ],
+)
+def test_large_weights_that_bf16_rounds_as_they_are_are_held_rounded(settings: dict[str, Any], copied: list[str]) -> None:
+    """Not those of noisy layers, which are rounded after the noise, nor of output layers, which compute in float32."""
+    config = AgentConfig(**({"encoder": "nature", "hidden": (300, 400), "dueling": True} | settings))
+    net = flat_network(lambda: QNetwork(config, (4, 84, 84), 300))
+    pieces = tuple(piece[0] for piece in net.pieces(net.init(torch.Generator().manual_seed(0))[None]))
+    assert max(net.slices["advantage.weight"][1]) >= 300, "large enough to be a piece"
+    rounded = net.rounded(pieces)
+    exact, read = net.unflatten(*pieces), net.unflatten(*net.reading(pieces, rounded))
+    assert [name for name in read if read[name].dtype != torch.float32] == copied
+    for name, values in read.items():
+        assert torch.equal(values, exact[name].bfloat16() if name in copied else exact[name])
+    assert net.reading(pieces, ()) == pieces
+    assert net.rounded((torch.cat(pieces),)) == (), "in one piece, as on a GPU"
+
+
 def test_initial_weights_and_biases_are_uniform_within_one_over_root_fan_in() -> None:
     net = flat_network(lambda: QNetwork(AgentConfig(encoder="nature", hidden=(512,)), (4, 84, 84), 6))
     named = net.unflatten(net.init(torch.Generator().manual_seed(0)))

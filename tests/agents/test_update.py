@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 
+from agents.compiler import leaves
 from agents.config import AgentConfig
 from agents.heads import huber
 from agents.networks import FlatNetwork, QNetwork, flat_network
@@ -242,3 +243,47 @@ def test_bf16_leaves_acting_in_float32() -> None:
     flat, obs = params(net, 1), batch().obs
     plain = flat_network(lambda: QNetwork(CONFIG, (4,), 3))
     assert torch.equal(net.apply(net.unflatten(flat), obs), plain.apply(plain.unflatten(flat), obs))
+
+
+@pytest.mark.parametrize("settings", [{}, {"double": True, "dueling": True}, {"head": "iqn", "munchausen": True}], ids=str)
+def test_weights_held_rounded_beside_the_parameters_change_no_update(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounded before or on the way into a product, the numbers are the same, and so is their gradient."""
+    monkeypatch.setattr("agents.networks.LARGE_NUMEL", 200)
+    config = replace(CONFIG, precision="bf16", **settings)
+    net, g = flat_network(lambda: QNetwork(config, (4,), 3)), torch.Generator().manual_seed(3)
+    tau = (torch.rand(8, count, generator=g) for count in (config.num_tau, config.num_tau_target, config.num_tau_act))
+    noise = UpdateNoise(torch.zeros(3, 0), *tau) if config.head == "iqn" else quiet()
+    online, target, zero = (
+        [piece[0] for piece in net.pieces(vector[None])] for vector in (params(net, 1), params(net, 2), torch.zeros(net.size))
+    )
+    online, target, zero = tuple(online), tuple(target), tuple(zero)
+    update, state = make_update(config, net), OptState(zero, zero, torch.zeros(()))
+    held = state._replace(rounded=net.rounded(online))
+    assert held.rounded
+    expected = update(online, target, state, batch(), noise)
+    actual = update(online, net.reading(target, net.rounded(target)), held, batch(), noise)
+    for one, other in zip(
+        leaves(expected[0]) + leaves(expected[1][:3]), leaves(actual[0]) + leaves(actual[1][:3]), strict=True
+    ):
+        assert torch.equal(one, other)
+    for copy, again in zip(actual[1].rounded, net.rounded(actual[0]), strict=True):
+        assert torch.equal(copy, again), "of the new parameters"
+    assert not torch.equal(actual[1].rounded[0], held.rounded[0])
+
+
+@pytest.mark.parametrize("head", ["scalar", "iqn"])
+def test_acting_by_rounded_weights_is_acting_by_their_values(head: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agents.networks.LARGE_NUMEL", 200)
+    config = replace(CONFIG, precision="bf16", head=head, dueling=True)
+    net = flat_network(lambda: QNetwork(config, (4,), 3))
+    exact = tuple(piece[0] for piece in net.pieces(params(net, 1)[None]))
+    read = net.reading(exact, net.rounded(exact))
+    values = tuple(piece.float() for piece in read)
+    with torch.no_grad():
+        for obs in (batch().obs[:1], batch().obs):
+            one, other = (net.apply(net.unflatten(*pieces), obs) for pieces in (read, values))
+            assert one.dtype == torch.float32
+            several = head == "iqn" or len(obs) > 1  # rows of features, which are rounded like their weights
+            torch.testing.assert_close(one, other, rtol=0, atol=5e-3 if several else 1e-6)
