@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from agents.config import AgentConfig, ConfigError
-from agents.operators import once
+from agents.operators import once, traced
 
 
 class QNetwork(nn.Module):
@@ -171,8 +171,8 @@ class Linear(nn.Linear):
             of_inputs, of_outputs = own[: self.in_features], own[self.in_features :]
             weight = weight + self.weight_sigma * (of_outputs[:, None] * of_inputs)
             bias = bias + self.bias_sigma * of_outputs
-        if acting and x.dim() == 2 and (weight is not self.weight or weight.dtype != x.dtype):
-            # one loop over the weights, which are never written to memory as it computes or reads them
+        if acting and x.dim() == 2 and (weight is not self.weight or weight.dtype != x.dtype or traced(x)):
+            # compiled, one loop over the weights: none is written to memory with its noise or as float32, and no library is called
             return (weight * x).sum(-1)[None] + bias
         return self._product(x, weight, bias)
 
