@@ -249,7 +249,9 @@ class Learner:
         self.updates += 1
         if self.config.target_ema_rate is None and self.updates % self.config.target_period_updates == 0:
             self.target.copy_(self.params)
-            self._round()
+            for own, new in zip(self._state[1], self._read, strict=True):
+                if own.dtype != self.target.dtype:
+                    own.copy_(new)
 
     def params_sha256(self) -> list[str]:
         """A hash of each seed's parameters: equal hashes are equal agents."""

@@ -145,7 +145,7 @@ FEW_INPUTS = 16
 class Linear(nn.Linear):
     """A fully connected layer whose weights may carry learned factorised Gaussian noise (Fortunato et al. 2018, section 3b).
 
-    Weights may be in bfloat16 (:meth:`FlatNetwork.rounded`): features and result then stay float32 where a network acts on one image.
+    Weights may be in bfloat16 (:meth:`FlatNetwork.rounded`): one row of features is then multiplied in float32, several in bfloat16.
 
     ``noise_offset`` is where its share of a network's noise vector begins: first one number per input, then one per output, each of
     them f(x) = sgn(x) sqrt(|x|) of a standard normal x.
@@ -160,7 +160,7 @@ class Linear(nn.Linear):
             self.bias_sigma = nn.Parameter(torch.full((outputs,), sigma / math.sqrt(inputs)))
 
     def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
-        acting = len(x) == 1 and not torch.is_grad_enabled()
+        acting = len(x) == 1 and not torch.is_grad_enabled() and not torch.is_autocast_enabled(x.device.type)
         if acting:
             # with several seeds the compiler makes a loop of the product, and would compute x anew in it
             x = once(x)
@@ -171,7 +171,7 @@ class Linear(nn.Linear):
             of_inputs, of_outputs = own[: self.in_features], own[self.in_features :]
             weight = weight + self.weight_sigma * (of_outputs[:, None] * of_inputs)
             bias = bias + self.bias_sigma * of_outputs
-        if acting and x.dim() == 2 and (weight is not self.weight or weight.dtype != x.dtype or traced(x)):
+        if acting and x.dim() == 2 and (weight is not self.weight or weight.dtype != x.dtype or traced()):
             # compiled, one loop over the weights: none is written to memory with its noise or as float32, and no library is called
             return (weight * x).sum(-1)[None] + bias
         return self._product(x, weight, bias)

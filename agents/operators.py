@@ -31,12 +31,12 @@ def once(few: Tensor) -> Tensor:
     Fused, the two powers of Adam's bias correction would be taken for every 16 parameters, and where a transition lies in the replay
     would be looked up for every 16 numbers that are computed from it. No gradient passes it.
     """
-    return _kept(few) if torch.compiler.is_compiling() or traced(few) else few
+    return _kept(few) if torch.compiler.is_compiling() or traced() else few
 
 
-def traced(tensor: Tensor) -> bool:
-    """Whether what is done to ``tensor`` is being written down for a CPU (agents/compiler.py)."""
-    return tensor.device.type == "cpu" and get_proxy_mode() is not None
+def traced() -> bool:
+    """Whether what is done now is being written down for a CPU (agents/compiler.py)."""
+    return not torch.compiler.is_compiling() and get_proxy_mode() is not None
 
 
 @torch.library.custom_op("playmeter::once", mutates_args=())

@@ -128,10 +128,8 @@ def make_update(config: AgentConfig, network: FlatNetwork) -> Update:
         if config.max_grad_norm is not None:
             scale = once(config.max_grad_norm / norm.clamp(min=config.max_grad_norm))
             gradient = tuple(piece * scale for piece in gradient)
-        rounded = bool(state.rounded)
-        params, state = step(params, gradient, state, config.learning_rate, config.optimiser_eps)
-        if rounded:
-            state = state._replace(rounded=network.rounded(params))
+        params, moments = step(params, gradient, state, config.learning_rate, config.optimiser_eps)
+        state = moments._replace(rounded=network.rounded(params) if state.rounded else ())
         return params, state, priorities.clamp(min=MIN_PRIORITY), Metrics(loss, mean_q, norm)
 
     return update

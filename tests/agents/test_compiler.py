@@ -162,6 +162,24 @@ def test_acting_writes_no_noisy_weights_to_memory() -> None:
     assert "empty_strided_cpu((48, 40)" not in code[1]
 
 
+@pytest.mark.usefixtures("readable")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_acting_calls_products_for_convolutions_alone(dtype: torch.dtype) -> None:
+    """Behind them it reads each weight once, in the loop that needs it, and where weights are held rounded as such."""
+    network = flat_network(lambda: QNetwork(AgentConfig(encoder="nature", hidden=(48,), precision="bf16"), (4, 84, 84), 3))
+
+    def act(hidden: Tensor, params: Tensor, obs: Tensor) -> Tensor:
+        return network.apply(network.unflatten(params) | {"advantage_hidden.weight": hidden}, obs)
+
+    params, obs = torch.randn(network.size) / 50, torch.randint(256, (1, 4, 84, 84), dtype=torch.uint8)
+    arguments = network.unflatten(params)["advantage_hidden.weight"].to(dtype), params, obs
+    with torch._inductor.config.patch(fx_graph_cache=False), torch.no_grad():
+        values, (code,) = run_and_get_code(compiled(act, CPU), *arguments)
+        torch.testing.assert_close(values, act(*arguments), rtol=1e-4, atol=1e-4)
+    assert len(re.findall(r"extern_kernels\.\w*mm\(", code)) == 3
+    assert "empty_strided_cpu((48, 3136)" not in code, "nor are they written anew"
+
+
 def test_a_batch_of_one_is_differentiated() -> None:
     network = flat_network(lambda: QNetwork(AgentConfig(hidden=(8,)), (3,), 2))
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from agents.compiler import leaves
 from agents.config import AgentConfig
 from agents.learner import Learner
 from agents.noise import BLOCK_STEPS, Noise
@@ -400,6 +401,9 @@ def test_rounded_weights_follow_the_parameters_and_the_target(
     monkeypatch.setattr("agents.networks.LARGE_NUMEL", 500)
     config = replace(CONFIG, precision="bf16", target_ema_rate=ema_rate)
     it, other = learner((0, 1), config, compile=compile, together=True), learner((2, 3), config)
+    before = [tensor.clone() for tensor in leaves(it._state)]
+    it.warm_up(np.ones((2, 4), np.float32))
+    assert all(map(torch.equal, leaves(it._state), before)), "warmed up on copies, of these as well"
     train(it, 57)  # 37 updates: the target is 7 old
     train(other, 25)
     other.seeds = it.seeds

@@ -14,7 +14,7 @@ from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from agents.config import AgentConfig, ConfigError
-from agents.networks import Linear, PatchConv2d, QNetwork, StridedConv2d, TileConv2d, flat_network
+from agents.networks import LARGE_NUMEL, Linear, PatchConv2d, QNetwork, StridedConv2d, TileConv2d, flat_network
 
 
 def shapes(config: AgentConfig, obs_shape: tuple[int, ...], actions: int) -> list[tuple[int, ...]]:
@@ -206,7 +206,7 @@ def test_large_weights_that_bf16_rounds_as_they_are_are_held_rounded(settings: d
     config = AgentConfig(**({"encoder": "nature", "hidden": (300, 400), "dueling": True} | settings))
     net = flat_network(lambda: QNetwork(config, (4, 84, 84), 300))
     pieces = tuple(piece[0] for piece in net.pieces(net.init(torch.Generator().manual_seed(0))[None]))
-    assert max(net.slices["advantage.weight"][1]) >= 300, "large enough to be a piece"
+    assert math.prod(net.slices["advantage.weight"][1]) >= LARGE_NUMEL, "a piece, too"
     rounded = net.rounded(pieces)
     exact, read = net.unflatten(*pieces), net.unflatten(*net.reading(pieces, rounded))
     assert [name for name in read if read[name].dtype != torch.float32] == copied

@@ -281,6 +281,7 @@ def test_acting_by_rounded_weights_is_acting_by_their_values(head: Any, monkeypa
     exact = tuple(piece[0] for piece in net.pieces(params(net, 1)[None]))
     read = net.reading(exact, net.rounded(exact))
     values = tuple(piece.float() for piece in read)
+    assert any(piece.dtype == torch.bfloat16 for piece in read)
     with torch.no_grad():
         for obs in (batch().obs[:1], batch().obs):
             one, other = (net.apply(net.unflatten(*pieces), obs) for pieces in (read, values))

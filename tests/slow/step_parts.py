@@ -115,7 +115,7 @@ def parts(learner: Learner, obs: np.ndarray) -> dict[str, Callable[[], Any]]:
     return {
         "act": lambda: learner.act(obs[2]),
         "  storing and sending": lambda: learner._observe(obs[2]),
-        "  computing": lambda: learner._calls["act"](learner._state[0], acting).cpu(),
+        "  computing": lambda: learner._calls["act"](learner._read, acting).cpu(),
         "store what came of it": lambda: store(learner, np.zeros(len(obs[0]), np.int64)),
         "update, queued": learner.update,
         "  what it learns from": learner._learning,
