@@ -160,7 +160,7 @@ class Linear(nn.Linear):
             self.bias_sigma = nn.Parameter(torch.full((outputs,), sigma / math.sqrt(inputs)))
 
     def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
-        acting = len(x) == 1 and not torch.is_grad_enabled() and not torch.is_autocast_enabled(x.device.type)
+        acting = len(x) == 1 and not torch.is_grad_enabled()
         if acting:
             # with several seeds the compiler makes a loop of the product, and would compute x anew in it
             x = once(x)
