@@ -97,6 +97,11 @@ class Learner:
         self._filled: dict[Tensor, float] = {}
         self._act_noise, self._act_normal, self._update_noise, self._update_normal = self._noises()
         self._q_values = over_seeds(greedy_values(self.network), layout.seeds)
+        self._record: Record | None = None
+        self._watched: Tensor | None = (
+            None  # observations [S, L / S, ...] of the lanes that were evaluated last, where a graph reads them
+        )
+        self._greedy_graph: Callable[..., Tensor] | None = None  # over these
         due = config.envs_per_seed * config.replay_ratio  # updates at a step
         self.call_names = ("act", *["act_update"] * (together and due < 2), *["update"] * (not together or due > 1))
         """The calls that a training makes, once it learns or before."""
@@ -143,7 +148,25 @@ class Learner:
     @torch.no_grad()
     def greedy(self, obs: NDArray[Any]) -> NDArray[np.int64]:
         """Best actions [L] for observations [L, ...] of any number of lanes per seed; changes nothing."""
-        return self._q_values(self.params, self.batched(obs), self._legal).argmax(-1).cpu().numpy().reshape(-1)
+        shown = self._by_seed(obs)
+        if self._record is not None and (self._watched is None or self._watched.shape != shown.shape):
+            self._watch(shown.to(self.device), self._record)
+        if self._watched is None or self._greedy_graph is None:
+            return self._greedy(shown.to(self.device)).cpu().numpy().reshape(-1)
+        self._watched.copy_(shown)
+        return self._greedy_graph().cpu().numpy().reshape(-1)
+
+    def _greedy(self, obs: Tensor) -> Tensor:
+        return self._q_values(self.params, obs, self._legal).argmax(-1)
+
+    def _watch(self, obs: Tensor, record: Record) -> None:
+        """Make a graph of choosing the best action for so many lanes; where that fails, as for want of memory, there is none."""
+        self._greedy(obs)  # what is only done once, as looking for the fastest kernel, cannot be recorded
+        self._watched, self._greedy_graph = obs, None  # the one for other lanes is freed first
+        try:
+            self._greedy_graph = replayed(self._greedy, (obs,), record)
+        except RuntimeError:
+            self._greedy_graph = None
 
     def warm_up(self, obs: NDArray[Any]) -> None:
         """Compile before the clock of the first step runs: the calls of a training once, on copies, so that nothing is changed.
@@ -166,6 +189,7 @@ class Learner:
         calls = self._arguments(self._state, acting, learning).items()
         self._calls |= {name: replayed(self._calls[name], arguments, record) for name, arguments in calls}
         self._graphs_read = acting, learning
+        self._record = record
 
     def _blank(self, obs: NDArray[Any]) -> tuple[Acting, Learning]:
         """Inputs of their own for every call, to be filled in."""

@@ -16,21 +16,20 @@ from envs.registry import EnvSpec
 from envs.world import Array, Bools, StepResult, World, ones_readonly
 
 
-def control_world(env_spec: EnvSpec, protocol: Protocol, seeds: Sequence[int], evaluation: bool) -> World:
+def control_world(env_specs: Sequence[EnvSpec], protocol: Protocol, seeds: Sequence[int], evaluation: bool) -> World:
     """CartPole vectorised over its lanes, the others lane by lane."""
-    if env_spec.id == "CartPole-v1":
-        return CartPoleWorld(env_spec, protocol, seeds, evaluation)
-    lanes = [gymnasium.make(env_spec.id, disable_env_checker=True) for _ in seeds]
-    return SerialWorld(env_spec, protocol, seeds, evaluation, lanes)
+    if {env_spec.id for env_spec in env_specs} == {"CartPole-v1"}:
+        return CartPoleWorld(env_specs, protocol, seeds, evaluation)
+    lanes = [gymnasium.make(env_spec.id, disable_env_checker=True) for env_spec in env_specs]
+    return SerialWorld(env_specs, protocol, seeds, evaluation, lanes)
 
 
 class CartPoleWorld(World):
     """gymnasium's CartPoleVectorEnv with resets of ours, so that lane k is ``gymnasium.make("CartPole-v1")`` with its seed."""
 
-    def __init__(self, env_spec: EnvSpec, protocol: Protocol, seeds: Sequence[int], evaluation: bool) -> None:
-        self._sim = CartPoleVectorEnv(len(seeds), max_episode_steps=cast(int, env_spec.max_episode_steps))
-        actions = cast(Discrete, self._sim.single_action_space)
-        super().__init__(env_spec, protocol, seeds, evaluation, self._sim.single_observation_space, actions)
+    def __init__(self, env_specs: Sequence[EnvSpec], protocol: Protocol, seeds: Sequence[int], evaluation: bool) -> None:
+        self._sim = CartPoleVectorEnv(len(seeds), max_episode_steps=cast(int, env_specs[0].max_episode_steps))
+        super().__init__(env_specs, protocol, seeds, evaluation, self._sim.single_observation_space)
         self._sim.action_space = _AnyAction()  # its check of each action costs as much as the physics
         self._sim.reset(seed=0)  # for its buffers; every state is drawn again
         self._generators = [np_random(seed)[0] for seed in seeds]
@@ -74,20 +73,19 @@ class SerialWorld(World):
 
     def __init__(
         self,
-        env_spec: EnvSpec,
+        env_specs: Sequence[EnvSpec],
         protocol: Protocol,
         seeds: Sequence[int],
         evaluation: bool,
         lanes: Sequence[gymnasium.Env[Any, Any]],
     ) -> None:
-        super().__init__(
-            env_spec,
-            protocol,
-            seeds,
-            evaluation,
-            cast(Box, lanes[0].observation_space),
-            cast(Discrete, lanes[0].action_space),
-        )
+        spaces = [cast(Box, lane.observation_space) for lane in lanes]
+        for env_spec, other in zip(env_specs, spaces, strict=True):
+            if other != spaces[0]:
+                raise ValueError(
+                    f"{env_spec.id} and {env_specs[0].id} cannot be played side by side: their observations differ"
+                )
+        super().__init__(env_specs, protocol, seeds, evaluation, spaces[0])
         self._lanes = list(lanes)
         self._one_frame = ones_readonly(self.num_envs)
         space = self.single_observation_space
@@ -106,9 +104,11 @@ class SerialWorld(World):
         terminated = np.zeros(self.num_envs, np.bool_)
         truncated = np.zeros(self.num_envs, np.bool_)
         for k, (lane, action) in enumerate(zip(self._lanes, self._actions.tolist(), strict=True)):
-            self._obs[k], reward[k], terminated[k], truncated[k], _ = lane.step(action)
+            if not self._resting[k]:
+                self._obs[k], reward[k], terminated[k], truncated[k], _ = lane.step(action)
         truncated &= ~terminated
-        return self._obs.copy(), reward, terminated, truncated, {"frames": self._one_frame}
+        frames = (~self._resting).astype(np.int64) if self._resting.any() else self._one_frame
+        return self._obs.copy(), reward, terminated, truncated, {"frames": frames}
 
     def _restart(self, mask: Bools) -> Array:
         for k in np.flatnonzero(mask):

@@ -31,10 +31,10 @@ MODULES = {
 }
 
 
-def minatar_world(env_spec: EnvSpec, protocol: Protocol, seeds: Sequence[int], evaluation: bool) -> SerialWorld:
+def minatar_world(env_specs: Sequence[EnvSpec], protocol: Protocol, seeds: Sequence[int], evaluation: bool) -> SerialWorld:
     """One game a lane; observations uint8 [C, 10, 10] of 0 and 1."""
-    lanes = [MinAtarGame(MODULES[env_spec.id], protocol.sticky_action_probability) for _ in seeds]
-    return SerialWorld(env_spec, protocol, seeds, evaluation, lanes)
+    lanes = [MinAtarGame(MODULES[env_spec.id], protocol.sticky_action_probability) for env_spec in env_specs]
+    return SerialWorld(env_specs, protocol, seeds, evaluation, lanes)
 
 
 class MinAtarGame(gymnasium.Env[Array, int]):

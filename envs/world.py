@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any, Literal
 
 import gymnasium
 import numpy as np
 import numpy.typing as npt
+from gymnasium.spaces import Discrete
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
@@ -27,7 +29,9 @@ RESET = 255  # in the log of actions: every lane was reset by the caller
 
 
 class World(VectorEnv[Array, Array, Array]):
-    """L lanes of one environment, in SAME_STEP autoreset: every step is a real one.
+    """L lanes of one environment, or of several whose observations have one shape, in SAME_STEP autoreset: every step is a real one.
+
+    ``env_specs`` has the environment of each lane, ``env_spec`` is the one with the most actions. A lane plays as it would alone.
 
     ``reset()`` seeds each lane at its first call; later episodes go on from the lane's own generator. ``step(actions)`` is
     ``send(actions)`` and ``recv()``; between the two the Atari threads work while the caller does something else.
@@ -65,27 +69,28 @@ class World(VectorEnv[Array, Array, Array]):
 
     def __init__(
         self,
-        env_spec: EnvSpec,
+        env_specs: Sequence[EnvSpec],
         protocol: Protocol,
         seeds: Sequence[int],
         evaluation: bool,
         observation_space: gymnasium.Space[Array],
-        action_space: gymnasium.spaces.Discrete,
     ) -> None:
-        self.env_spec = env_spec
+        self.env_specs = tuple(env_specs)
+        self.env_spec = max(env_specs, key=lambda env_spec: env_spec.num_actions)
         self.protocol = protocol
         self.evaluation = evaluation
         self.lane_seeds = tuple(seeds)
         self.num_envs = len(seeds)
-        self.num_actions: Ints = np.full(self.num_envs, env_spec.num_actions)  # of each lane's game
+        self.num_actions: Ints = np.array([env_spec.num_actions for env_spec in env_specs])  # of each lane's game
         self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
         self.single_observation_space = observation_space
-        self.single_action_space = action_space
+        self.single_action_space = Discrete(self.env_spec.num_actions)
         self.observation_space = batch_space(observation_space, self.num_envs)
-        self.action_space = batch_space(action_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
         self.frames: Ints = np.zeros(self.num_envs, np.int64)
         self.boot_frames: Ints = np.zeros(self.num_envs, np.int64)
         self._episode_frames: Ints = np.zeros(self.num_envs, np.int64)
+        self._resting: Bools = np.zeros(self.num_envs, np.bool_)
         self._started = False
         self._sent = False
         self._log = None if evaluation else ActionLog(self.num_envs)
@@ -93,7 +98,7 @@ class World(VectorEnv[Array, Array, Array]):
     @property
     def name(self) -> str:
         """What is played, for people."""
-        return self.env_spec.id
+        return ", ".join(env_spec.id for env_spec, _ in stretches(self.env_specs))
 
     def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Array, dict[str, Any]]:
         """Start an episode in every lane. A World is seeded when it is made: ``seed`` and ``options`` must be None."""
@@ -143,8 +148,12 @@ class World(VectorEnv[Array, Array, Array]):
         return obs, reward, terminated, truncated, info
 
     def rest(self, lanes: Bools) -> Bools:
-        """Of these lanes [L] that are not needed any more, those that are not stepped from now on; none, where all share an emulator."""
-        return np.zeros_like(lanes)
+        """Of these lanes [L] that are not needed any more, those that are not stepped from now on: environments none of whose lanes is
+        needed, beside others. Nothing is counted for them, and what is observed there means nothing."""
+        several = list(stretches(self.env_specs))
+        for _, own in several if len(several) > 1 else ():
+            self._resting[own] = lanes[own].all()
+        return self._resting
 
     def _next_episodes(self, done: Bools) -> Array:
         """Restart the lanes that are done; those whose log is long enough with a new seed."""
@@ -221,7 +230,7 @@ class World(VectorEnv[Array, Array, Array]):
         raise NotImplementedError
 
     def _finish(self) -> StepResult:
-        """End the step; observations are those before any reset, and info holds ``frames``."""
+        """End the step; observations are those before any reset, and info holds ``frames``. Lanes that rest are not stepped."""
         raise NotImplementedError
 
     def _restart(self, mask: Bools) -> Array:
@@ -232,6 +241,14 @@ class World(VectorEnv[Array, Array, Array]):
 def reseed(lane_seed: int, times: int) -> int:
     """The seed of a lane that was seeded anew so many times, 31 bits; the first is the lane's own."""
     return lane_seed if times == 0 else int(np.random.SeedSequence([lane_seed, times]).generate_state(1)[0]) >> 1
+
+
+def stretches(env_specs: Sequence[EnvSpec]) -> Iterator[tuple[EnvSpec, slice]]:
+    """The lanes of one environment that follow each other."""
+    end = 0
+    for env_spec, group in groupby(env_specs):
+        first, end = end, end + len(list(group))
+        yield env_spec, slice(first, end)
 
 
 def ones_readonly(num_envs: int) -> Ints:

@@ -127,8 +127,7 @@ class FamilyTrainer:
                 torch.cuda.reset_peak_memory_stats(job.device)  # of the group before
             # the fastest kernel for each shape, tried out at its first call: cuDNN's guess for small batches can be ten times slower
             torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
-        else:
-            keep_freed_memory()
+        keep_freed_memory()
         self.job, self.agent_config = job, asdict(agent)
         self.compiled, self.cuda_graphs = resolve_compile(job, agent), resolve_cuda_graphs(job)
         torch.set_num_threads(job.config.threads or default_threads(agent, len(job.seeds), self.compiled))

@@ -105,6 +105,32 @@ def test_recording_changes_nothing_and_a_state_can_be_loaded_after_it() -> None:
     np.testing.assert_array_equal(train(it, 60)[0], train(before, 60)[0])
 
 
+def test_evaluating_with_graphs_is_evaluating_without_for_any_number_of_lanes_and_while_it_learns() -> None:
+    it, plain, rng = recorded(RAINBOW, True), learner((3, 5), RAINBOW), np.random.default_rng(1)
+    chosen = []
+    for lanes in (3, 3, 1, 3):
+        for _ in range(2):
+            obs = rng.standard_normal((2 * lanes, 4), np.float32)
+            chosen.append(it.greedy(obs))
+            np.testing.assert_array_equal(chosen[-1], plain.greedy(obs))
+        train(it, 30), train(plain, 30)
+    assert len(np.unique(np.concatenate(chosen))) > 1
+
+
+def test_where_an_evaluation_cannot_be_recorded_it_is_played_without() -> None:
+    def no_memory(call: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
+        raise RuntimeError("CUDA out of memory")
+
+    it, plain, obs = (
+        recorded(RAINBOW, True),
+        learner((3, 5), RAINBOW),
+        np.random.default_rng(1).standard_normal((6, 4), np.float32),
+    )
+    it._record = no_memory
+    for shown in (obs, -obs):
+        np.testing.assert_array_equal(it.greedy(shown), plain.greedy(shown))
+
+
 def test_the_first_cause_is_told() -> None:
     try:
         try:
@@ -141,3 +167,5 @@ def test_on_a_gpu_a_training_with_graphs_is_the_training_without(
         np.testing.assert_allclose(seen[0], expected[0], rtol=rtol)
         np.testing.assert_array_equal(seen[1], expected[1])
         it.load_state_dict(plain.state_dict())
+        shown = np.repeat(worlds[0].obs(), 3, axis=0)
+        np.testing.assert_array_equal(it.greedy(shown), plain.greedy(shown))

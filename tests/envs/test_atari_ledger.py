@@ -107,7 +107,7 @@ def test_the_frame_limit_truncates_after_a_whole_step_and_does_not_kill():
     """At the limit the last observation is that of a game which simply goes on: here the vector environment without a limit."""
     rules = replace(PROTOCOLS["nature"], max_episode_frames=200, max_eval_episode_frames=120)
     env = spec("ALE/Pong-v5")
-    short = AtariWorld(env, rules, [9], False, 1)
+    short = AtariWorld([env], rules, [9], False, 1)
     free = AtariVectorEnv("pong", 1, noop_max=31, use_fire_reset=False, reward_clipping=False)
     assert (short.reset()[0] == free.reset(seed=np.array([9]))[0]).all()
     noops = int(short.frames[0])
@@ -122,7 +122,7 @@ def test_the_frame_limit_truncates_after_a_whole_step_and_does_not_kill():
     assert info["episode_frames"][0] == noops + 200
     assert (obs[0, :3] == 0).all()
     assert [short.step(np.array([0]))[3][0] for _ in range(100)] == 2 * ([False] * 49 + [True])
-    evaluation = AtariWorld(env, rules, [9], True, 1)
+    evaluation = AtariWorld([env], rules, [9], True, 1)
     evaluation.reset()
     assert [evaluation.step(np.array([0]))[3][0] for _ in range(30)] == [False] * 29 + [True]
 
@@ -155,15 +155,15 @@ def test_life_losses_where_lives_rise_start_at_zero_or_fall_in_the_first_step():
     world = make("ALE/Pong-v5", 1, [0], protocol="sticky")
     #        reset: 0; then 3 (rises), 3, 2 (lost), 3 (bonus), 2 (lost), 0 (over); reset: 3; then 2 (lost at once)
     lives = [0, 3, 3, 2, 3, 2, 0, 3, 2]
-    world._vec = ScriptedEmulator(lives, [False, False, False, False, False, True, False])
+    world._pools = [(ScriptedEmulator(lives, [False, False, False, False, False, True, False]), slice(0, 1))]
     world.reset()
     flags = [bool(world.step(np.array([0]))[4]["life_loss"][0]) for _ in range(7)]
     assert flags == [False, False, True, False, True, False, True]
 
 
 def test_a_death_at_the_frame_limit_is_a_death():
-    world = AtariWorld(spec("ALE/Pong-v5"), replace(PROTOCOLS["sticky"], max_episode_frames=8), [0], False, 1)
-    world._vec = ScriptedEmulator([0] * 7, [False, True, False, False])
+    world = AtariWorld([spec("ALE/Pong-v5")], replace(PROTOCOLS["sticky"], max_episode_frames=8), [0], False, 1)
+    world._pools = [(ScriptedEmulator([0] * 7, [False, True, False, False]), slice(0, 1))]
     world.reset()
     ends = [world.step(np.array([0]))[2:4] for _ in range(4)]
     assert [(bool(died[0]), bool(cut[0])) for died, cut in ends] == [
@@ -196,7 +196,7 @@ def test_a_game_that_ends_during_its_noops_boots_twice():
         ale.act(0)
         dies_after += 1
     rules = replace(PROTOCOLS["nature"], noop_max=2 * dies_after - 1)
-    world = AtariWorld(spec("ALE/RoadRunner-v5"), rules, [4], False, 1)
+    world = AtariWorld([spec("ALE/RoadRunner-v5")], rules, [4], False, 1)
     seen = set()
     for _ in range(6):
         frames, boot = int(world.frames[0]), int(world.boot_frames[0])

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from envs import World, make
 
 STEPS, RESEED_STEPS = 400, 100
-ATARI = ["ALE/Pong-v5", "ALE/Breakout-v5", "ALE/Breakout-v5"]
+ATARI = ["ALE/Berzerk-v5", "ALE/Breakout-v5", "ALE/Breakout-v5"]  # their boots differ
 MINATAR = ["MinAtar/Asterix-v1", "MinAtar/Breakout-v1", "MinAtar/Breakout-v1"]
 
 
@@ -43,7 +43,7 @@ def test_a_lane_beside_other_games_plays_counts_and_comes_back_as_it_does_alone(
         np.testing.assert_array_equal(
             getattr(together, counter), np.concatenate([getattr(world, counter) for world in (first, others)])
         )
-    assert together.name == f"{games[0]}, {games[1]}"
+    assert together.name == ", ".join(dict.fromkeys(games))
 
     again = opened(games, [5, 6, 7])
     np.testing.assert_array_equal(again.load_state_dict(together.state_dict()), seen[-1][0])
@@ -52,6 +52,23 @@ def test_a_lane_beside_other_games_plays_counts_and_comes_back_as_it_does_alone(
     for row in more:
         for ours, theirs in zip(again.step(row)[:4], together.step(row)[:4], strict=True):
             np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("games", [ATARI, MINATAR])
+def test_a_game_that_rests_is_stepped_no_further_and_the_others_play_on(games: list[str]) -> None:
+    world, alone = opened(games, [5, 6, 7]), opened(games[1:], [6, 7])
+    np.testing.assert_array_equal(world.reset()[0][1:], alone.reset()[0])
+    assert not world.rest(np.array([False, True, False])).any(), "one lane of its game is needed"
+    np.testing.assert_array_equal(world.rest(np.array([True, True, False])), [True, False, False])
+    booked, ended = (world.frames[0], world.boot_frames[0]), False
+    for row in np.random.default_rng(0).integers(0, 18, (STEPS, 3)):
+        step, expected = world.step(row % world.num_actions), alone.step(row[1:] % alone.num_actions)
+        for ours, theirs in zip((*step[:4], step[4]["frames"]), (*expected[:4], expected[4]["frames"]), strict=True):
+            np.testing.assert_array_equal(ours[1:], theirs)
+        assert not any(values[0] for values in (*step[1:4], step[4]["frames"]))
+        ended |= bool(step[2].any())
+    assert ended
+    assert booked == (world.frames[0], world.boot_frames[0])
 
 
 def test_what_was_returned_is_not_written_to_later() -> None:
@@ -71,7 +88,9 @@ def test_what_was_returned_is_not_written_to_later() -> None:
 def test_games_of_other_shapes_and_lanes_without_a_game_are_refused() -> None:
     with pytest.raises(ValueError, match="cannot be played side by side"):
         make(["MinAtar/Asterix-v1", "MinAtar/Seaquest-v1"], 2, 0)
-    with pytest.raises(ValueError, match="3 lanes need as many games and seeds, got 2"):
+    with pytest.raises(ValueError, match="cannot be played side by side: their kinds differ"):
+        make(["MinAtar/Asterix-v1", "ALE/Pong-v5"], 2, 0)
+    with pytest.raises(ValueError, match="3 lanes need as many games and as many seeds, each >= 0: got 2"):
         make(MINATAR[:2], 3, 0)
     state = opened(MINATAR, [1, 2, 3])
     state.reset()
