@@ -14,7 +14,8 @@ from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from agents.config import AgentConfig, ConfigError
-from agents.networks import LARGE_NUMEL, Linear, PatchConv2d, QNetwork, StridedConv2d, TileConv2d, flat_network
+from agents.layers import Linear, PatchConv2d, StridedConv2d, TileConv2d
+from agents.networks import LARGE_NUMEL, QNetwork, flat_network
 
 
 def shapes(config: AgentConfig, obs_shape: tuple[int, ...], actions: int) -> list[tuple[int, ...]]:

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agents.config import AgentConfig
+from agents.layers import Linear
 from agents.learner import Learner, split_noise
-from agents.networks import FlatNetwork, Linear, QNetwork, flat_network
+from agents.networks import FlatNetwork, QNetwork, flat_network
 from agents.replay import ReplayLayout
 from agents.update import Batch, OptState, UpdateNoise, make_update
 

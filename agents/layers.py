@@ -1,0 +1,164 @@
+"""The layers of the networks: fully connected ones with and without noise, and convolutions as the products that they are fastest as."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from agents.config import AgentConfig, ConfigError
+from agents.operators import once, traced
+
+FEW_INPUTS = 16
+"""A vector register's worth of numbers."""
+
+
+class Linear(nn.Linear):
+    """A fully connected layer whose weights may carry learned factorised Gaussian noise (Fortunato et al. 2018, section 3b).
+
+    Weights may be in bfloat16 (:meth:`FlatNetwork.rounded`): one row of features is then multiplied in float32, several in bfloat16.
+
+    ``noise_offset`` is where its share of a network's noise vector begins: first one number per input, then one per output, each of
+    them f(x) = sgn(x) sqrt(|x|) of a standard normal x.
+    """
+
+    def __init__(self, inputs: int, outputs: int, sigma: float | None, noise_offset: int) -> None:
+        super().__init__(inputs, outputs)
+        self.offset, self.noise_width = noise_offset, 0
+        if sigma is not None:
+            self.noise_width = inputs + outputs
+            self.weight_sigma = nn.Parameter(torch.full((outputs, inputs), sigma / math.sqrt(inputs)))
+            self.bias_sigma = nn.Parameter(torch.full((outputs,), sigma / math.sqrt(inputs)))
+
+    def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
+        acting = len(x) == 1 and not torch.is_grad_enabled()
+        if acting:
+            # with several seeds the compiler makes a loop of the product, and would compute x anew in it
+            x = once(x)
+        weight: Tensor = self.weight
+        bias: Tensor = self.bias
+        if noise is not None and self.noise_width:
+            own = noise[self.offset : self.offset + self.noise_width]
+            of_inputs, of_outputs = own[: self.in_features], own[self.in_features :]
+            weight = weight + self.weight_sigma * (of_outputs[:, None] * of_inputs)
+            bias = bias + self.bias_sigma * of_outputs
+        if acting and x.dim() == 2 and (weight is not self.weight or weight.dtype != x.dtype or traced()):
+            # compiled, one loop over the weights: none is written to memory with its noise or as float32, and no library is called
+            return (weight * x).sum(-1)[None] + bias
+        return self._product(x, weight, bias)
+
+    def _product(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        if x.dim() == 2 and self.in_features < FEW_INPUTS and torch.is_grad_enabled():
+            # the gradient of the weights as [inputs, outputs]: with so few columns the other way round takes five times as long
+            return torch.bmm(x[None], weight.t()[None])[0] + bias
+        if weight.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
+            return nn.functional.linear(x.to(weight.dtype), weight).float() + bias
+        return nn.functional.linear(x, weight, bias)
+
+
+class PatchConv2d(nn.Conv2d):
+    """A convolution without padding as one matrix product over its patches.
+
+    For small images it is as fast, and under vmap much faster: S products become one batched product, S convolutions a grouped one.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, outputs, H', W']."""
+        (height, width), stride = self.kernel_size, self.stride
+        patches = x.unfold(2, height, stride[0]).unfold(3, width, stride[1])  # [B, C, H', W', h, w], a view
+        rows = patches.movedim(1, 3).flatten(3)  # [B, H', W', C h w]
+        return nn.functional.linear(rows, self.weight.flatten(1), self.bias).movedim(-1, 1)
+
+
+class TileConv2d(nn.Conv2d):
+    """A convolution whose patches do not overlap, as one matrix product over them: a pixel is moved once, and so is its gradient."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W], or its :meth:`tiles`, to [B, outputs, H', W']."""
+        return _product(self, x if x.dim() == 6 else self.tiles(x))
+
+    def tiles(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, H', W', h, w, C]. On a CPU the channels of a pixel lie side by side already (agents/replay.py)."""
+        return _tiles(x, *self.kernel_size)
+
+
+class StridedConv2d(nn.Conv2d):
+    """A convolution whose patches overlap, by a stride that divides its kernel. As torch's, but on a CPU faster in two cases.
+
+    One image is a matrix product over its patches. So is a batch in bfloat16: torch's gradients take two to three times as long there.
+    A first layer in bfloat16 has far more patches than the others and stays a convolution, but one over 2 x 2 pixels, whose channels
+    count as its own: with few channels torch's gradient takes twice as long.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W], or its :meth:`tiles`, to [B, outputs, H', W']."""
+        if x.device.type != "cpu":
+            return self._conv_forward(x, self.weight.contiguous(), self.bias)  # as it was measured there
+        if x.dim() == 6:
+            return self._of_tiles(x)
+        if len(x) == 1 and not torch.is_grad_enabled():
+            (height, width), (down, right) = self.kernel_size, self.stride
+            patches = x.unfold(2, height, down).unfold(3, width, right).permute(0, 2, 3, 4, 5, 1)
+            return _product(self, once(patches.contiguous()))
+        return _product(self, self._patches(x.bfloat16())) if torch.is_autocast_enabled("cpu") else super().forward(x)
+
+    def tiles(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, H / 2, W / 2, 2, 2, C]."""
+        return _tiles(x, 2, 2)
+
+    def _of_tiles(self, x: Tensor) -> Tensor:
+        outputs, height, width = self.out_channels, self.kernel_size[0] // 2, self.kernel_size[1] // 2
+        weight = _tiles(self.weight.to(x.dtype), 2, 2).reshape(outputs, height, width, -1)
+        stride = (self.stride[0] // 2, self.stride[1] // 2)
+        return nn.functional.conv2d(x.flatten(3).permute(0, 3, 1, 2), weight.permute(0, 3, 1, 2), self.bias, stride)
+
+    def _patches(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, H', W', h, w, C], as shifted images side by side, whose gradient is a sum of shifted gradients."""
+        tiles = _tiles(x, *self.stride)
+        down, right = (size // step for size, step in zip(self.kernel_size, self.stride, strict=True))  # tiles in a patch
+        rows, columns = tiles.shape[1] - down + 1, tiles.shape[2] - right + 1
+        beside = torch.cat([tiles[:, :, k : k + columns] for k in range(right)], dim=4)
+        return torch.cat([beside[:, k : k + rows] for k in range(down)], dim=3)
+
+
+def _tiles(x: Tensor, height: int, width: int) -> Tensor:
+    """A view [B, H', W', height, width, C] of images [B, C, H, W], without what is beyond their last whole tile."""
+    whole = x[:, :, : x.shape[2] // height * height, : x.shape[3] // width * width]
+    return whole.unflatten(3, (-1, width)).unflatten(2, (-1, height)).permute(0, 2, 4, 3, 5, 1)
+
+
+def _product(layer: nn.Conv2d, patches: Tensor) -> Tensor:
+    """A convolution over its patches [B, H', W', h, w, C]: [B, outputs, H', W']."""
+    return nn.functional.linear(patches.flatten(3), layer.weight.permute(0, 2, 3, 1).flatten(1), layer.bias).movedim(-1, 1)
+
+
+def convolutions(config: AgentConfig, obs_shape: tuple[int, ...]) -> list[nn.Conv2d]:
+    """Of an encoder, for observations of this shape. Raises ConfigError where these are none that it can take."""
+    encoder = config.encoder
+    if encoder == "mlp":
+        return []
+    if len(obs_shape) != 3:
+        what = "agent.augment" if config.augment else f"agent.encoder {encoder}"
+        raise ConfigError(f"{what} needs image observations, this environment gives {obs_shape}: use an agent with encoder mlp")
+    channels = obs_shape[0]
+    if encoder == "minatar":  # Young and Tian 2019
+        return [PatchConv2d(channels, 16, 3)]
+    if min(obs_shape[1:]) < 36:
+        raise ConfigError(
+            f"agent.encoder {encoder} needs at least 36 x 36 pixels, this environment gives {obs_shape}: use minatar"
+        )
+    if encoder == "der":  # van Hasselt et al. 2019, appendix: "data-efficient" as in Kaixhin's Rainbow
+        return [TileConv2d(channels, 32, 5, stride=5), TileConv2d(32, 64, 5, stride=5)]
+    return [StridedConv2d(channels, 32, 8, stride=4), StridedConv2d(32, 64, 4, stride=2), StridedConv2d(64, 64, 3)]
+
+
+def feature_width(convs: list[nn.Conv2d], obs_shape: tuple[int, ...]) -> int:
+    """How many features the convolutions leave of an observation."""
+    if not convs:
+        return math.prod(obs_shape)
+    height, width = obs_shape[1:]
+    for conv in convs:
+        height = (height - conv.kernel_size[0]) // conv.stride[0] + 1
+        width = (width - conv.kernel_size[1]) // conv.stride[1] + 1
+    return convs[-1].out_channels * height * width
