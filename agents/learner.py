@@ -98,10 +98,8 @@ class Learner:
         self._act_noise, self._act_normal, self._update_noise, self._update_normal = self._noises()
         self._q_values = over_seeds(greedy_values(self.network), layout.seeds)
         self._record: Record | None = None
-        self._watched: Tensor | None = (
-            None  # observations [S, L / S, ...] of the lanes that were evaluated last, where a graph reads them
-        )
-        self._greedy_graph: Callable[..., Tensor] | None = None  # over these
+        self._watched: Tensor | None = None  # [S, L / S, ...]: where the graph of an evaluation reads observations
+        self._greedy_graph: Callable[..., Tensor] | None = None
         due = config.envs_per_seed * config.replay_ratio  # updates at a step
         self.call_names = ("act", *["act_update"] * (together and due < 2), *["update"] * (not together or due > 1))
         """The calls that a training makes, once it learns or before."""

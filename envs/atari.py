@@ -99,9 +99,7 @@ class AtariWorld(World):
             return cast(tuple[Array, dict[str, Array]], vec.reset(seed=seeds_due, options={"reset_mask": mask[lanes]}))
 
         pools = [(vec, lanes) for vec, lanes in self._pools if mask[lanes].any()]
-        with ThreadPoolExecutor(
-            len(pools)
-        ) as threads:  # loading a game takes a tenth of a second, and they do not wait for each other
+        with ThreadPoolExecutor(len(pools)) as threads:  # none waits until another's game is loaded, a tenth of a second each
             answers = list(threads.map(reset, pools) if len(pools) > 1 else map(reset, pools))
         obs = self._obs.copy()  # what was returned is the caller's
         counter, episode, lives = self._counter.copy(), np.zeros(self.num_envs, np.int64), self._lives.copy()
