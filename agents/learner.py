@@ -148,7 +148,7 @@ class Learner:
         """Best actions [L] for observations [L, ...] of any number of lanes per seed; changes nothing."""
         shown = self._by_seed(obs)
         if self._record is not None and (self._watched is None or self._watched.shape != shown.shape):
-            self._watch(shown.to(self.device), self._record)
+            self._watch(shown.to(self.device, copy=True), self._record)
         if self._watched is None or self._greedy_graph is None:
             return self._greedy(shown.to(self.device)).cpu().numpy().reshape(-1)
         self._watched.copy_(shown)

@@ -125,6 +125,8 @@ class World(VectorEnv[Array, Array, Array]):
         """Take one action a lane, int64 [L], and let the emulators work."""
         if self._sent or not self._started:
             raise RuntimeError("send() twice without recv()" if self._started else "send() before reset()")
+        if np.shape(actions) != (self.num_envs,):  # before any emulator has its own
+            raise ValueError(f"{self.num_envs} lanes take an action each, got an array {np.shape(actions)}")
         self._begin(actions)
         if self._log is not None:
             self._log.append(actions)
@@ -148,12 +150,12 @@ class World(VectorEnv[Array, Array, Array]):
         return obs, reward, terminated, truncated, info
 
     def rest(self, lanes: Bools) -> Bools:
-        """Of these lanes [L] that are not needed any more, those that are not stepped from now on: environments none of whose lanes is
-        needed, beside others. Nothing is counted for them, and what is observed there means nothing."""
+        """Of these lanes [L] that are not needed any more, those that are not stepped from now on: where there are several environments,
+        neighbouring lanes of one of which none is needed. Nothing is counted for them, and what is observed there means nothing."""
         several = list(stretches(self.env_specs))
         for _, own in several if len(several) > 1 else ():
             self._resting[own] = lanes[own].all()
-        return self._resting
+        return self._resting.copy()
 
     def _next_episodes(self, done: Bools) -> Array:
         """Restart the lanes that are done; those whose log is long enough with a new seed."""

@@ -71,8 +71,18 @@ def test_a_game_that_rests_is_stepped_no_further_and_the_others_play_on(games: l
     assert booked == (world.frames[0], world.boot_frames[0])
 
 
-def test_what_was_returned_is_not_written_to_later() -> None:
-    world = opened(MINATAR, [1, 2, 3])
+def test_actions_for_other_lanes_are_refused_before_any_is_played() -> None:
+    world = make(MINATAR, 3, [1, 2, 3], evaluation=True)
+    world.reset()
+    for lanes in (2, 4):
+        with pytest.raises(ValueError, match="3 lanes take an action each"):
+            world.step(np.zeros(lanes, np.int64))
+    world.step(np.zeros(3, np.int64))
+
+
+@pytest.mark.parametrize("games", [ATARI, MINATAR])
+def test_what_was_returned_is_not_written_to_later(games: list[str]) -> None:
+    world = opened(games, [1, 2, 3])
     kept = [world.reset()[0]]
     copies = [kept[0].copy()]
     for _ in range(300):

@@ -38,8 +38,7 @@ def build(case: str, device: torch.device, compile: bool, graphs: bool) -> tuple
     seeds, (frame_shape, stack, actions) = tuple(range(int(count or 1))), FRAMES[domain]
     config = replace(agent_config(agent, domain), envs_per_seed=1)
     set_precision(config, device)
-    if device.type == "cpu":
-        keep_freed_memory()
+    keep_freed_memory()
     layout = ReplayLayout(
         seeds=len(seeds), envs_per_seed=1, capacity=20_000, frame_shape=frame_shape, pixels=len(frame_shape) > 1, stack=stack,
         stack_padding="zeros", max_episode_steps=27_000, n_step=config.n_step, gamma=config.gamma, clip_rewards=True,
