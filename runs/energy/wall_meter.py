@@ -138,7 +138,7 @@ def integrate(readings: Readings, start_s: float, end_s: float, notes: list[str]
     if not inside or missing_s > 2 * usual_s:
         say_once(notes, f"the wall meter's readings do not cover {missing_s:.0f} s of the run: it is absent")
         return ABSENT_ENERGY
-    most_w = max(step_watts(readings, step) for step in steps)
+    most_w = max(step_watts(readings, step) for step in steps) if readings.counts else max(readings.values)
     joules = low = high = 0.0
     method = MEASURED
     for step in inside:
