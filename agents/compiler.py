@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
@@ -77,6 +79,13 @@ def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compile(own, dynamic=False, fullgraph=True)
 
 
+def _taught() -> str:
+    """What the compiler learns here, as a word: compiled code on the disk was made by it, and torch does not ask for it by itself."""
+    here = Path(__file__).parent
+    sources = (here / name for name in ("compiler.py", "operators.py", "products.py", "products.h"))
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+
+
 @cache
 def teach_compiler() -> None:
     """What the operators of agents/operators.py are to it, so that none is called in Python: ``once`` is its argument kept in memory
@@ -94,6 +103,12 @@ def teach_compiler() -> None:
         if not torch.cuda.is_available():  # what runs on a GPU needs no answer
             beside.submit(valid_vec_isa_list)
         from torch._inductor.lowering import clone, fallback_handler, register_lowering
+
+    from agents import products
+
+    if products.available():
+        products.teach_products()
+    torch.compiler.config.cache_key_tag += _taught()
 
     take = fallback_handler(torch.ops.aten.index_select.default, add_to_fallback_set=False)
     # "aten.index_select.default is missing a c-shim implementation": it is called by name, which costs a microsecond

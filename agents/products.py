@@ -1,0 +1,132 @@
+"""Products of bfloat16 matrices in compiled code, on a CPU with AMX: agents/products.h instead of calls of a library.
+
+In a small network a call of torch's product takes longer to get going than to compute: its own code and tables have left the caches, and
+what it needs is looked up and arranged anew each time.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch._inductor.lowering as lowering  # before templates, which import it half done
+from torch._inductor import ir
+from torch._inductor.codegen.cpp_template import CppTemplate
+from torch._inductor.kernel.mm_common import mm_args
+from torch._inductor.utils import parallel_num_threads
+
+HEADER = Path(__file__).with_name("products.h")
+ROWS_IN_PLACE = 32
+"""An operand that is read where it lies needs so many rows."""
+
+
+def available() -> bool:
+    """Whether this CPU multiplies tiles of bfloat16, and the system lets this process do it."""
+    cpu = torch.cpu
+    return cpu._is_amx_tile_supported() and cpu._is_avx512_bf16_supported() and cpu._init_amx()
+
+
+def teach_products() -> None:
+    """Have the compiler use agents/products.h for ``aten.mm`` and ``aten.addmm`` of bfloat16 matrices on a CPU, where they fit."""
+    aten = torch.ops.aten
+    mm, addmm = lowering.lowerings[aten.mm.default], lowering.lowerings[aten.addmm.default]
+
+    @lowering.register_lowering(aten.mm.default, type_promotion_kind=None)
+    def _(a: Any, b: Any, **kwargs: Any) -> Any:
+        return _product(a, b) or mm(a, b, **kwargs)
+
+    @lowering.register_lowering(aten.addmm.default, type_promotion_kind=None)
+    def _(added: Any, a: Any, b: Any, **kwargs: Any) -> Any:
+        if kwargs.get("alpha", 1) != 1 or kwargs.get("beta", 1) != 1:
+            return addmm(added, a, b, **kwargs)
+        if len(added.get_size()) == 1:
+            return _product(a, b, added) or addmm(added, a, b, **kwargs)
+        made = _product(a, b)
+        return addmm(added, a, b, **kwargs) if made is None else lowering.lowerings[aten.add.Tensor](added, made)
+
+
+def _product(a: Any, b: Any, bias: Any = None) -> Any:
+    """``a @ b + bias`` as a node of the compiler; None where it does not fit."""
+    if a.get_device().type != "cpu" or any(x.get_dtype() != torch.bfloat16 for x in (a, b)):
+        return None
+    _, _, _, layout, a, b = mm_args(a, b)
+    nodes = [a, b] if bias is None else [a, b, ir.ExternKernel.realize_input(bias)]
+    for node in nodes:
+        node.freeze_layout()
+    matrices = Matrices.of(*nodes)
+    if matrices is None or len({node.get_name() for node in nodes}) < len(nodes):
+        return None
+    made = ProductTemplate(nodes, layout, matrices).generate().output_node()
+    made.data.data.allow_epilogue_fusion = False  # what reads the result is a loop of its own
+    return made
+
+
+class Matrices(NamedTuple):
+    """How those of a product lie in memory, in the words of ``playmeter::Product``."""
+
+    swapped: bool
+    """out.T = b.T @ a.T is what is computed: the larger of two matrices that lie along the depth is read in place."""
+    sizes: tuple[int, int, int]
+    strides: tuple[int, int, int]
+    turned: tuple[bool, bool, bool]
+
+    @classmethod
+    def of(cls, a: Any, b: Any, bias: Any = None) -> Matrices | None:
+        """None: they do not lie as they should."""
+        of_a, of_b = _in_memory(a), _in_memory(b)
+        if of_a is None or of_b is None or (bias is not None and bias.get_stride() != [1]):
+            return None
+        (rows, depth), (_, columns) = a.get_size(), b.get_size()
+        row_numbers, swapped = columns, of_b.turned and columns > rows
+        if swapped:
+            rows, columns = columns, rows
+            of_a, of_b = Lies(of_b.stride, False), Lies(of_a.stride, not of_a.turned)
+        if not of_a.turned and rows < ROWS_IN_PLACE:
+            return None
+        sizes, strides = (int(rows), int(columns), int(depth)), (of_a.stride, of_b.stride, int(row_numbers))
+        return cls(swapped, sizes, strides, (of_a.turned, of_b.turned, swapped))
+
+
+class Lies(NamedTuple):
+    stride: int
+    turned: bool
+    """As its transpose."""
+
+
+def _in_memory(matrix: Any) -> Lies | None:
+    numbers = (*matrix.get_size(), *matrix.get_stride())
+    if not all(isinstance(number, int) or number.is_number for number in numbers):
+        return None
+    height, width, down, right = map(int, numbers)
+    if right == 1 and down >= width:
+        return Lies(down, False)
+    return Lies(right, True) if down == 1 and right >= height else None
+
+
+class ProductTemplate(CppTemplate):
+    """A kernel that is one call of ``playmeter::product``."""
+
+    def __init__(self, input_nodes: list[Any], layout: Any, matrices: Matrices) -> None:
+        super().__init__("product", input_nodes, layout, parallel_num_threads())
+        self.matrices = matrices
+
+    def render(self, kernel: Any, template_buffer_node: Any = None, **kwargs: Any) -> str:  # type: ignore[override]
+        names = dict(zip(("a", "b", "bias"), self.input_nodes, strict=False))
+        out = self.output_node if template_buffer_node is None else template_buffer_node
+        definition = kernel.def_kernel(inputs=names, outputs={"out": out})
+        read = [f"(const playmeter::bf16*)({name} + {int(node.get_layout().offset)})" for name, node in names.items()]
+        if self.matrices.swapped:
+            read[0], read[1] = read[1], read[0]
+        pointers = [*read, *["nullptr"] * (3 - len(read)), "(playmeter::bf16*)out"]
+        turned = (str(way).lower() for way in self.matrices.turned)
+        fields = ", ".join(map(str, (*pointers, *self.matrices.sizes, *self.matrices.strides, *turned)))
+        return f"""
+{self.header().getvalue()}
+{HEADER.read_text()}
+extern "C" {definition}
+{{
+    {kernel.maybe_codegen_profile()}
+    playmeter::product({{{fields}}}, {self.num_threads});
+}}
+"""

@@ -1,0 +1,185 @@
+"""Products of bfloat16 matrices by AMX, against the same products in float64."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch._dynamo.utils import counters
+from torch._inductor.utils import fresh_cache
+
+from agents.compiler import compiled, teach_compiler
+
+teach_compiler()
+from agents import products  # noqa: E402  (after the compiler it teaches)
+
+pytestmark = pytest.mark.skipif(not products.available(), reason="this CPU does not multiply tiles of bfloat16")
+
+CALL = """
+#include "products.h"
+extern "C" void call(const uint16_t* a, const uint16_t* b, const uint16_t* bias, uint16_t* out, const int64_t* n, int threads) {
+    playmeter::Product p{a, b, bias, out, n[0], n[1], n[2], n[3], n[4], n[5], n[6] != 0, n[7] != 0, n[8] != 0};
+    p.taps = {n[9], n[10], n[11], n[12], n[13], static_cast<playmeter::Taps::Where>(n[14])};
+    playmeter::product(p, threads);
+}
+"""
+PAGE = mmap.PAGESIZE
+Call = Callable[..., None]
+
+
+@pytest.fixture(scope="module")
+def call(tmp_path_factory: pytest.TempPathFactory) -> Call:
+    """``playmeter::product`` of matrices that end where memory ends: one number more would be a crash."""
+    folder = tmp_path_factory.mktemp("products")
+    (folder / "call.cpp").write_text(CALL)
+    compiler = shutil.which("g++")
+    assert compiler is not None
+    flags = ["-O1", "-march=native", "-fopenmp", "-shared", "-fPIC", f"-I{products.HEADER.parent}"]
+    subprocess.run([compiler, *flags, "call.cpp", "-o", "call.so"], cwd=folder, check=True)
+    library = ctypes.CDLL(str(folder / "call.so"))
+
+    def product(a: Tensor, b: Tensor, bias: Tensor | None, out: Tensor, numbers: list[int], threads: int) -> None:
+        assert len(numbers) == 15
+        pointers = [ctypes.c_void_p(None if x is None else x.data_ptr()) for x in (a, b, bias, out)]
+        library.call(*pointers, (ctypes.c_int64 * 15)(*numbers), threads)
+
+    return product
+
+
+def at_the_end(matrix: Tensor) -> Tensor:
+    """A contiguous copy of it before a page that nobody may touch."""
+    size = matrix.numel() * 2
+    pages = -(-size // PAGE) + 1
+    memory = mmap.mmap(-1, pages * PAGE)
+    whole = torch.frombuffer(memory, dtype=torch.bfloat16)
+    libc, last = ctypes.CDLL(None, use_errno=True), whole.data_ptr() + (pages - 1) * PAGE
+    assert libc.mprotect(ctypes.c_void_p(last), ctypes.c_size_t(PAGE), 0) == 0
+    begin = ((pages - 1) * PAGE - size) // 2
+    copy = whole[begin : begin + matrix.numel()].view(matrix.shape)
+    return copy.copy_(matrix)
+
+
+def assert_product(out: Tensor, a: Tensor, b: Tensor, bias: Tensor | None = None) -> None:
+    """Right but for rounding: once to bfloat16, and of sums in float32."""
+    wide = a.double() @ b.double() + (0 if bias is None else bias.double())
+    rounding = wide.abs() * 2.0**-8 + (a.double().abs() @ b.double().abs()) * a.shape[1] * 2.0**-24
+    assert ((out.double() - wide).abs() <= rounding + 1e-30).all()
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    rows=st.integers(1, 300),
+    columns=st.integers(1, 150),
+    depth=st.integers(1, 300),
+    turned=st.tuples(st.booleans(), st.booleans(), st.booleans()),
+    with_bias=st.booleans(),
+    threads=st.integers(1, 3),
+)
+@example(rows=32, columns=100, depth=2000, turned=(True, False, False), with_bias=False, threads=2)  # the depth is shared out
+@example(
+    rows=64, columns=33, depth=5000, turned=(False, False, False), with_bias=True, threads=2
+)  # more steps than a panel holds
+@example(rows=40, columns=70, depth=5000, turned=(False, True, True), with_bias=True, threads=3)
+def test_the_product_is_that_of_float64(
+    call: Call, rows: int, columns: int, depth: int, turned: tuple[bool, bool, bool], with_bias: bool, threads: int
+) -> None:
+    a_turned, b_turned, out_turned = turned
+    rows = rows if a_turned else max(rows, products.ROWS_IN_PLACE)
+    random = torch.Generator().manual_seed(rows * 7 + columns * 3 + depth)
+    a, b = torch.randn(rows, depth, generator=random).bfloat16(), torch.randn(depth, columns, generator=random).bfloat16()
+    bias = torch.randn(rows if out_turned else columns, generator=random).bfloat16() if with_bias else None
+    in_memory = at_the_end(a.t() if a_turned else a), at_the_end(b.t() if b_turned else b)
+    out = at_the_end(torch.full((columns, rows) if out_turned else (rows, columns), torch.nan))
+    strides = [matrix.stride(0) for matrix in (*in_memory, out)]
+    own_bias = None if bias is None else at_the_end(bias)
+    call(*in_memory, own_bias, out, [rows, columns, depth, *strides, *turned, 1, 1, 0, 0, 0, 0], threads)
+    added = None if bias is None else bias[:, None] if out_turned else bias
+    assert_product(out.t() if out_turned else out, a, b, added)
+
+
+def test_numbers_beside_a_result_stay(call: Call) -> None:
+    """Of rows further apart than they are long: what lies between them is another's."""
+    a, b = torch.randn(70, 50).bfloat16(), torch.randn(50, 40).bfloat16()
+    out = torch.full((70, 48), 7.0).bfloat16()
+    call(a, b, None, out, [70, 40, 50, 50, 40, 48, 0, 0, 0, 1, 1, 0, 0, 0, 0], 2)
+    assert_product(out[:, :40], a, b)
+    assert (out[:, 40:] == 7).all()
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return torch.nn.functional.linear(x, weight, bias)
+
+
+def gradients(x: Tensor, weight: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+    return out @ weight, out.t() @ x
+
+
+def accumulated(added: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    return torch.addmm(added, x, weight.t())
+
+
+def with_itself(x: Tensor) -> Tensor:
+    return x @ x.t()
+
+
+X, WEIGHT, BIAS = torch.randn(32, 100).bfloat16(), torch.randn(300, 100).bfloat16(), torch.randn(300).bfloat16()
+OUT = torch.randn(32, 300).bfloat16()
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "used"),
+    [
+        (linear, (X, WEIGHT, BIAS), 1),
+        (linear, (X[:, 20:60], WEIGHT[:, 10:50], BIAS), 1),  # of a matrix with more columns
+        (gradients, (X, WEIGHT, OUT), 2),
+        (accumulated, (OUT, X, WEIGHT), 1),
+        (linear, (X.float(), WEIGHT.float(), BIAS.float()), 0),
+        (linear, (X[:1], WEIGHT[:8], BIAS[:8]), 0),  # one observation
+        (torch.mm, (X[:, ::2], WEIGHT[:, :50].t()), 1),  # of numbers that do not lie side by side: the compiler copies them
+        (with_itself, (X,), 0),
+    ],
+    ids=["forward", "part of a matrix", "gradients", "added to", "float32", "too few rows", "every other", "with itself"],
+)
+def test_the_compiler_uses_it_where_it_fits(function: Callable[..., Tensor], arguments: tuple[Tensor, ...], used: int) -> None:
+    counters["inductor"].clear()
+    with fresh_cache():
+        got = compiled(lambda *given: function(*given), torch.device("cpu"))(*arguments)
+    assert counters["inductor"]["cpp_templated_kernel_counter"] == used
+    wide = function(*(x.double() for x in arguments))
+    for one, want in zip(*((x,) if isinstance(x, Tensor) else x for x in (got, wide)), strict=True):
+        assert one.dtype == arguments[0].dtype
+        torch.testing.assert_close(one.double(), want, rtol=2**-7, atol=0.1)
+
+
+def test_what_the_compiler_was_taught_is_in_the_key_of_what_it_keeps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from agents import compiler
+
+    before = compiler._taught()
+    changed = tmp_path / "products.h"
+    changed.write_text(products.HEADER.read_text() + "\n// changed")
+    for name in ("compiler.py", "operators.py", "products.py"):
+        shutil.copy(products.HEADER.with_name(name), tmp_path)
+    monkeypatch.setattr(compiler, "__file__", str(tmp_path / "compiler.py"))
+    assert compiler._taught() != before
+    assert before in torch.compiler.config.cache_key_tag
+
+
+def test_uneven_numbers_are_rounded_to_the_nearest(call: Call) -> None:
+    """Half-way cases go to the even one, as torch rounds."""
+    values = torch.tensor(np.linspace(1, 2, 513)[:512].astype(np.float32))  # needs nine bits where bfloat16 has eight
+    high = values.bfloat16()
+    low = (values - high.float()).bfloat16()
+    a = torch.stack([high, low], 1).repeat(1, 1)
+    out = torch.empty(512, 1).bfloat16()
+    call(a, torch.ones(2, 1).bfloat16(), None, out, [512, 1, 2, 2, 1, 1, 0, 0, 0, 1, 1, 0, 0, 0, 0], 1)
+    assert torch.equal(out[:, 0], values.bfloat16())
