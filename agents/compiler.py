@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
-import agents.operators  # noqa: F401  (the compiler is told what they are)
+from agents.operators import multiplies_tiles
 
 SETTINGS = {"cpp_wrapper": True}
 """Of the compiler on a CPU. What leads from kernel to kernel is C++ too: as Python it took a tenth of a step, since after the kernels
@@ -82,7 +82,7 @@ def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
 def _taught() -> str:
     """What the compiler learns here, as a word: compiled code on the disk was made by it, and torch does not ask for it by itself."""
     here = Path(__file__).parent
-    sources = (here / name for name in ("compiler.py", "operators.py", "products.py", "products.h"))
+    sources = (here / name for name in ("compiler.py", "operators.py", "taps.py", "products.py", "products.h"))
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
 
@@ -104,10 +104,10 @@ def teach_compiler() -> None:
             beside.submit(valid_vec_isa_list)
         from torch._inductor.lowering import clone, fallback_handler, register_lowering
 
-    from agents import products
+    if multiplies_tiles():
+        from agents.products import teach_products
 
-    if products.available():
-        products.teach_products()
+        teach_products()
     torch.compiler.config.cache_key_tag += _taught()
 
     take = fallback_handler(torch.ops.aten.index_select.default, add_to_fallback_set=False)

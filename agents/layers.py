@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from agents.config import AgentConfig, ConfigError
-from agents.operators import once, traced
+from agents.operators import multiplies_tiles, once, traced
+from agents.taps import CHANNELS, convolution
 
 FEW_INPUTS = 16
 """A vector register's worth of numbers."""
@@ -84,28 +85,46 @@ class TileConv2d(nn.Conv2d):
 
 
 class StridedConv2d(nn.Conv2d):
-    """A convolution whose patches overlap, by a stride that divides its kernel. As torch's, but on a CPU faster in two cases.
+    """A convolution whose patches overlap, by a stride that divides its kernel. As torch's, but on a CPU faster in three cases.
 
-    One image is a matrix product over its patches. So is a batch in bfloat16: torch's gradients take two to three times as long there.
-    A first layer in bfloat16 has far more patches than the others and stays a convolution, but one over 2 x 2 pixels, whose channels
-    count as its own: with few channels torch's gradient takes twice as long.
+    One image is a matrix product over its patches. A batch in bfloat16 is a convolution of stride 1 over tiles as large as the stride
+    (agents/taps.py) where the CPU multiplies tiles and the call is compiled. Elsewhere it is a matrix product over its patches too:
+    torch's gradients take two to three times as long. Only a first layer, which has far more patches than the others, stays a
+    convolution, but one over 2 x 2 pixels, whose channels count as its own: with few channels torch's gradient takes twice as long.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W], or its :meth:`tiles`, to [B, outputs, H', W']."""
         if x.device.type != "cpu":
             return self._conv_forward(x, self.weight.contiguous(), self.bias)  # as it was measured there
-        if x.dim() == 6:
-            return self._of_tiles(x)
         if len(x) == 1 and not torch.is_grad_enabled():
             (height, width), (down, right) = self.kernel_size, self.stride
             patches = x.unfold(2, height, down).unfold(3, width, right).permute(0, 2, 3, 4, 5, 1)
             return _product(self, once(patches.contiguous()))
-        return _product(self, self._patches(x.bfloat16())) if torch.is_autocast_enabled("cpu") else super().forward(x)
+        bf16 = torch.is_autocast_enabled("cpu")
+        if bf16 and self.by_taps():
+            return self._over_taps(x if x.dim() == 6 else _tiles(x.bfloat16(), *self.stride).contiguous())
+        if x.dim() == 6:
+            return self._of_tiles(x)
+        return _product(self, self._patches(x.bfloat16())) if bf16 else super().forward(x)
 
     def tiles(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] to [B, H / 2, W / 2, 2, 2, C]."""
-        return _tiles(x, 2, 2)
+        """[B, C, H, W] to [B, H / h, W / w, h, w, C], as a batch in bfloat16 is read."""
+        return _tiles(x, *(self.stride if self.by_taps() else (2, 2)))
+
+    def by_taps(self) -> bool:
+        """Whether a batch in bfloat16 is done by agents/taps.py."""
+        channels = self.in_channels * math.prod(self.stride)
+        return traced() and multiplies_tiles() and channels % CHANNELS == 0 and self.out_channels % CHANNELS == 0
+
+    def _over_taps(self, tiles: Tensor) -> Tensor:
+        (batch, height, width), channels = tiles.shape[:3], math.prod(tiles.shape[3:])
+        weight = _tiles(self.weight.bfloat16(), *self.stride).contiguous()
+        down, right = weight.shape[1:3]
+        bias = self.bias.bfloat16() if self.bias is not None else tiles.new_zeros(self.out_channels)
+        out = convolution(tiles.view(-1, channels), weight.view(len(weight), -1, channels), bias, width, right)
+        whole = out.view(batch, height, width, -1)[:, : height - down + 1, : width - right + 1]
+        return whole.movedim(-1, 1)
 
     def _of_tiles(self, x: Tensor) -> Tensor:
         outputs, height, width = self.out_channels, self.kernel_size[0] // 2, self.kernel_size[1] // 2

@@ -15,7 +15,7 @@ from torch.func import functional_call
 
 from agents.config import AgentConfig
 from agents.layers import Linear, PatchConv2d, StridedConv2d, TileConv2d, convolutions, feature_width
-from agents.operators import once
+from agents.operators import kept, once
 
 
 class QNetwork(nn.Module):
@@ -98,6 +98,9 @@ class QNetwork(nn.Module):
         """Inputs of the output layers, [B, H] or [B, N, H]: of the value stream (dueling), and of the advantages."""
         for conv in self.convs:
             x = torch.relu(conv(x))
+        last = self.convs[-1] if len(self.convs) else None
+        if isinstance(last, StridedConv2d) and last.by_taps() and torch.is_autocast_enabled(x.device.type):
+            x = kept(x.contiguous())  # turned by itself it is in vectors, in what reads it number by number
         x = x.flatten(1)
         for layer in self.trunk:
             x = torch.relu(layer(x, noise))

@@ -6,9 +6,13 @@ once. On a CPU that costs more than the pass over memory that it saves.
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
+from torch.torch_version import TorchVersion
 
 
 @torch.library.custom_op("playmeter::take_rows", mutates_args=())
@@ -34,6 +38,21 @@ def once(few: Tensor) -> Tensor:
     return _kept(few) if torch.compiler.is_compiling() or traced() else few
 
 
+@cache
+def multiplies_tiles() -> bool:
+    """Whether compiled code may multiply tiles of bfloat16 (AMX): this CPU does, the system lets this process do it, and this torch
+    can be told to leave a kernel alone."""
+    cpu = torch.cpu
+    if TorchVersion(torch.__version__) < "2.13":
+        return False
+    return cpu._is_amx_tile_supported() and cpu._is_avx512_bf16_supported() and cpu._init_amx()
+
+
+def kept(tensor: Tensor) -> Tensor:
+    """The same numbers, computed in the order of ``tensor`` and not in that of what reads them; gradients pass."""
+    return _Kept.apply(tensor) if traced() else tensor  # type: ignore[no-any-return,no-untyped-call]
+
+
 def traced() -> bool:
     """Whether what is done now is being written down for a CPU (agents/compiler.py)."""
     return not torch.compiler.is_compiling() and get_proxy_mode() is not None
@@ -52,3 +71,18 @@ def _(few: Tensor) -> Tensor:
 @_kept.register_vmap
 def _(info: object, in_dims: tuple[int | None], few: Tensor) -> tuple[Tensor, int | None]:
     return _kept(few), in_dims[0]
+
+
+class _Kept(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(tensor: Tensor) -> Tensor:
+        return _kept(tensor)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None: ...
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return gradient

@@ -266,7 +266,8 @@ struct Product {
 // Every thread computes some rows of blocks, or some columns of them.
 inline void share_out_blocks(const Product& p, int64_t thread, int64_t threads, Scratch scratch[3]) {
     const int64_t steps = p.steps();
-    const bool by_rows = p.row_blocks() > p.column_blocks();
+    // Each thread rearranges all that its share has of the other operand. By rows the result is written as it lies in memory.
+    const bool by_rows = p.row_blocks() > p.column_blocks() || (p.row_blocks() >= threads && p.rows >= 8 * p.depth);
     int64_t m_from = 0, m_to = p.row_blocks(), n_from = 0, n_to = p.column_blocks();
     int64_t &from = by_rows ? m_from : n_from, &to = by_rows ? m_to : n_to;
     from = to * thread / threads;

@@ -16,19 +16,17 @@ from torch._inductor.codegen.cpp_template import CppTemplate
 from torch._inductor.kernel.mm_common import mm_args
 from torch._inductor.utils import parallel_num_threads
 
+from agents.taps import places
+
 HEADER = Path(__file__).with_name("products.h")
 ROWS_IN_PLACE = 32
 """An operand that is read where it lies needs so many rows."""
 
 
-def available() -> bool:
-    """Whether this CPU multiplies tiles of bfloat16, and the system lets this process do it."""
-    cpu = torch.cpu
-    return cpu._is_amx_tile_supported() and cpu._is_avx512_bf16_supported() and cpu._init_amx()
-
-
 def teach_products() -> None:
-    """Have the compiler use agents/products.h for ``aten.mm`` and ``aten.addmm`` of bfloat16 matrices on a CPU, where they fit."""
+    """Have the compiler use agents/products.h for agents/taps.py, and for ``aten.mm`` and ``aten.addmm`` of bfloat16 matrices on a CPU,
+    where they fit."""
+    _teach_taps()
     aten = torch.ops.aten
     mm, addmm = lowering.lowerings[aten.mm.default], lowering.lowerings[aten.addmm.default]
 
@@ -57,9 +55,60 @@ def _product(a: Any, b: Any, bias: Any = None) -> Any:
     matrices = Matrices.of(*nodes)
     if matrices is None or len({node.get_name() for node in nodes}) < len(nodes):
         return None
-    made = ProductTemplate(nodes, layout, matrices).generate().output_node()
+    return _made(ProductTemplate(nodes, layout, matrices.swapped, (*matrices.sizes, *matrices.strides, *matrices.turned)))
+
+
+def _made(template: ProductTemplate) -> Any:
+    made = template.generate().output_node()
     made.data.data.allow_epilogue_fusion = False  # what reads the result is a loop of its own
     return made
+
+
+def _teach_taps() -> None:
+    def contiguous(*nodes: Any) -> list[Any]:
+        read = [ir.ExternKernel.require_contiguous(ir.ExternKernel.realize_input(node)) for node in nodes]
+        for node in read:
+            node.freeze_layout()
+        return read
+
+    def made(nodes: list[Any], size: list[int], fields: tuple[Any, ...]) -> Any:
+        layout = ir.FixedLayout(nodes[0].get_device(), nodes[0].get_dtype(), size)
+        return _made(ProductTemplate(nodes, layout, False, fields))
+
+    def taps(where: str, count: int, wide: int, width: int, channels: int) -> str:
+        return f"{{{count}, {wide}, {width * channels}, {channels}, {channels}, playmeter::Taps::{where}}}"
+
+    operators = torch.ops.playmeter
+
+    @lowering.register_lowering(operators.taps_output.default, type_promotion_kind=None)
+    def _(x: Any, weight: Any, bias: Any, width: int, wide: int) -> Any:
+        (pixels, channels), (outputs, count, _) = map(_sizes, (x, weight))
+        sizes = pixels - places(count, wide, width)[-1], outputs, count * channels
+        lie = channels, count * channels, outputs, False, True, False
+        moved = taps("OF_OUTPUT", count, wide, width, channels)
+        return made(contiguous(x, weight, bias), [pixels, outputs], (*sizes, *lie, moved))
+
+    @lowering.register_lowering(operators.taps_input.default, type_promotion_kind=None)
+    def _(gradient: Any, weight: Any, width: int, wide: int) -> Any:
+        (rows, outputs), (_, count, channels) = map(_sizes, (gradient, weight))
+        pixels = rows - places(count, wide, width)[-1]
+        lie = outputs, count * channels, channels, False, False, False
+        moved = taps("OF_INPUT", count, wide, width, outputs)
+        return made(contiguous(gradient, weight), [pixels, channels], (pixels, channels, count * outputs, *lie, moved))
+
+    @lowering.register_lowering(operators.taps_weights.default, type_promotion_kind=None)
+    def _(gradient: Any, x: Any, width: int, wide: int, count: int) -> Any:
+        (rows, outputs), (pixels, channels) = map(_sizes, (gradient, x))
+        before = rows - pixels
+        lie = outputs, channels, count * channels, True, False, False
+        moved = taps("OF_WEIGHTS", count, wide, width, channels)
+        own = lowering.lowerings[torch.ops.aten.slice.Tensor](gradient, 0, before, rows)
+        size = [outputs, count, channels]
+        return made(contiguous(own, x), size, (outputs, count * channels, pixels - before, *lie, moved))
+
+
+def _sizes(node: Any) -> list[int]:
+    return list(map(int, node.get_size()))
 
 
 class Matrices(NamedTuple):
@@ -78,7 +127,7 @@ class Matrices(NamedTuple):
         if of_a is None or of_b is None or (bias is not None and bias.get_stride() != [1]):
             return None
         (rows, depth), (_, columns) = a.get_size(), b.get_size()
-        row_numbers, swapped = columns, of_b.turned and columns > rows
+        row_numbers, swapped = columns, of_b.turned and bool(columns > rows)
         if swapped:
             rows, columns = columns, rows
             of_a, of_b = Lies(of_b.stride, False), Lies(of_a.stride, not of_a.turned)
@@ -107,20 +156,23 @@ def _in_memory(matrix: Any) -> Lies | None:
 class ProductTemplate(CppTemplate):
     """A kernel that is one call of ``playmeter::product``."""
 
-    def __init__(self, input_nodes: list[Any], layout: Any, matrices: Matrices) -> None:
+    def __init__(self, input_nodes: list[Any], layout: Any, swapped: bool, fields: tuple[Any, ...]) -> None:
+        """``fields`` of ``playmeter::Product`` after its pointers, which are the nodes, the first two the other way round if ``swapped``."""
         super().__init__("product", input_nodes, layout, parallel_num_threads())
-        self.matrices = matrices
+        self.swapped, self.fields = swapped, fields
 
     def render(self, kernel: Any, template_buffer_node: Any = None, **kwargs: Any) -> str:  # type: ignore[override]
+        assert not kwargs.get("epilogue_nodes")
         names = dict(zip(("a", "b", "bias"), self.input_nodes, strict=False))
         out = self.output_node if template_buffer_node is None else template_buffer_node
         definition = kernel.def_kernel(inputs=names, outputs={"out": out})
         read = [f"(const playmeter::bf16*)({name} + {int(node.get_layout().offset)})" for name, node in names.items()]
-        if self.matrices.swapped:
+        if self.swapped:
             read[0], read[1] = read[1], read[0]
         pointers = [*read, *["nullptr"] * (3 - len(read)), "(playmeter::bf16*)out"]
-        turned = (str(way).lower() for way in self.matrices.turned)
-        fields = ", ".join(map(str, (*pointers, *self.matrices.sizes, *self.matrices.strides, *turned)))
+        fields = ", ".join(
+            (*pointers, *(str(field).lower() if isinstance(field, bool) else str(field) for field in self.fields))
+        )
         return f"""
 {self.header().getvalue()}
 {HEADER.read_text()}

@@ -19,11 +19,13 @@ from torch._dynamo.utils import counters
 from torch._inductor.utils import fresh_cache
 
 from agents.compiler import compiled, teach_compiler
+from agents.operators import multiplies_tiles
+from agents.taps import places
 
 teach_compiler()
 from agents import products  # noqa: E402  (after the compiler it teaches)
 
-pytestmark = pytest.mark.skipif(not products.available(), reason="this CPU does not multiply tiles of bfloat16")
+pytestmark = pytest.mark.skipif(not multiplies_tiles(), reason="this CPU does not multiply tiles of bfloat16")
 
 CALL = """
 #include "products.h"
@@ -116,6 +118,44 @@ def test_numbers_beside_a_result_stay(call: Call) -> None:
     assert (out[:, 40:] == 7).all()
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("pixels", [100, 3000])
+def test_taps_read_no_pixel_beyond_the_images(call: Call, pixels: int, threads: int) -> None:
+    width, wide, high, channels, outputs = 9, 3, 2, 64, 32
+    behind = places(high * wide, wide, width)
+    x, weight = at_the_end(torch.randn(pixels, channels)), at_the_end(torch.randn(outputs, len(behind), channels))
+    bias = at_the_end(torch.randn(outputs))
+    whole, last = pixels - behind[-1], behind[-1]
+    gradient = torch.cat([torch.zeros(last, outputs), torch.randn(whole, outputs), torch.zeros(last, outputs)])
+    gradient = at_the_end(gradient)
+    across = len(behind) * channels
+
+    def taps(where: int, channels: int) -> list[int]:
+        return [len(behind), wide, width * channels, channels, channels, where]
+
+    out = at_the_end(torch.full((whole, outputs), torch.nan))
+    call(x, weight, bias, out, [whole, outputs, across, channels, across, outputs, 0, 1, 0, *taps(2, channels)], threads)
+    patches = torch.cat([x[place : place + whole] for place in behind], 1)
+    assert_product(out, patches, weight.view(outputs, -1).t(), bias)
+
+    of_x = at_the_end(torch.full((pixels, channels), torch.nan))
+    call(
+        gradient,
+        weight,
+        None,
+        of_x,
+        [pixels, channels, len(behind) * outputs, outputs, across, channels, 0, 0, 0, *taps(1, outputs)],
+        threads,
+    )
+    reached = torch.cat([gradient[last - place :][:pixels] for place in behind], 1)
+    assert_product(of_x, reached, weight.permute(1, 0, 2).reshape(-1, channels))
+
+    of_weight = at_the_end(torch.full((outputs, across), torch.nan))
+    own = gradient[last:]
+    call(own, x, None, of_weight, [outputs, across, whole, outputs, channels, across, 1, 0, 0, *taps(3, channels)], threads)
+    assert_product(of_weight, own[:whole].t(), patches)
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch.nn.functional.linear(x, weight, bias)
 
@@ -167,7 +207,7 @@ def test_what_the_compiler_was_taught_is_in_the_key_of_what_it_keeps(monkeypatch
     before = compiler._taught()
     changed = tmp_path / "products.h"
     changed.write_text(products.HEADER.read_text() + "\n// changed")
-    for name in ("compiler.py", "operators.py", "products.py"):
+    for name in ("compiler.py", "operators.py", "taps.py", "products.py"):
         shutil.copy(products.HEADER.with_name(name), tmp_path)
     monkeypatch.setattr(compiler, "__file__", str(tmp_path / "compiler.py"))
     assert compiler._taught() != before

@@ -1,0 +1,144 @@
+"""Convolutions as products of shifted pixels, against torch's convolution in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._dynamo.utils import counters
+from torch._inductor.utils import fresh_cache
+from torch.func import functional_call
+
+from agents.compiler import compiled
+from agents.config import AgentConfig
+from agents.layers import StridedConv2d
+from agents.learner import over_seeds
+from agents.networks import QNetwork, flat_network
+from agents.operators import multiplies_tiles
+from agents.taps import convolution
+
+CPU = torch.device("cpu")
+tiles = pytest.mark.skipif(not multiplies_tiles(), reason="this CPU does not multiply tiles of bfloat16")
+Images = tuple[int, int, int, int]
+
+
+def random(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape))).bfloat16()
+
+
+def case(
+    images: Images, outputs: int, taps: tuple[int, int]
+) -> tuple[tuple[Tensor, ...], Callable[..., Any], Callable[..., Any]]:
+    """Tensors; then the output and the gradients of them all, by taps and by torch's convolution."""
+    batch, height, width, channels = images
+    high, wide = height - taps[0] + 1, width - taps[1] + 1
+
+    def of_taps(x: Tensor, weight: Tensor, bias: Tensor, gradient: Tensor) -> Tensor:
+        out = convolution(x.view(-1, channels), weight.view(outputs, -1, channels), bias, width, taps[1])
+        return out.view(batch, height, width, outputs)[:, :high, :wide]
+
+    def of_torch(x: Tensor, weight: Tensor, bias: Tensor, gradient: Tensor) -> Tensor:
+        return torch.nn.functional.conv2d(x.permute(0, 3, 1, 2), weight.permute(0, 3, 1, 2), bias).permute(0, 2, 3, 1)
+
+    def with_gradients(function: Callable[..., Tensor]) -> Callable[..., Any]:
+        def loss(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+            out = function(*tensors)
+            return (out * tensors[-1]).float().sum(), out
+
+        def call(*tensors: Tensor) -> tuple[Tensor, ...]:
+            gradients, (_, out) = torch.func.grad_and_value(loss, argnums=(0, 1, 2), has_aux=True)(*tensors)
+            return out, *gradients
+
+        return call
+
+    tensors = random(*images), random(outputs, *taps, channels), random(outputs), random(batch, high, wide, outputs)
+    return tensors, with_gradients(of_taps), with_gradients(of_torch)
+
+
+def assert_near(got: tuple[Tensor, ...], wide: tuple[Tensor, ...]) -> None:
+    for one, want in zip(got, wide, strict=True):
+        assert ((one.double() - want).abs().max() / want.abs().max()).item() < 2**-7
+
+
+CASES: list[tuple[Images, int, tuple[int, int]]] = [
+    ((3, 7, 9, 64), 32, (2, 2)),
+    ((2, 9, 9, 32), 64, (3, 3)),
+    ((4, 6, 5, 32), 32, (1, 4)),
+    ((1, 40, 41, 64), 32, (4, 1)),
+]
+
+
+@pytest.mark.parametrize(("images", "outputs", "taps"), CASES, ids=str)
+def test_written_out_it_is_the_convolution(images: Images, outputs: int, taps: tuple[int, int]) -> None:
+    tensors, of_taps, of_torch = case(images, outputs, taps)
+    assert_near(of_taps(*tensors), of_torch(*(x.double() for x in tensors)))
+
+
+@tiles
+@pytest.mark.parametrize(("images", "outputs", "taps"), CASES, ids=str)
+def test_compiled_it_is_the_convolution_and_three_products(images: Images, outputs: int, taps: tuple[int, int]) -> None:
+    tensors, of_taps, of_torch = case(images, outputs, taps)
+    counters["inductor"].clear()
+    with fresh_cache():
+        got = compiled(of_taps, CPU)(*tensors)
+    assert counters["inductor"]["cpp_templated_kernel_counter"] == 3
+    assert_near(got, of_torch(*(x.double() for x in tensors)))
+
+
+@tiles
+def test_each_of_several_seeds_has_its_own() -> None:
+    tensors, of_taps, of_torch = case(*CASES[0])
+    both = [torch.stack([x, x.flip(0)]) for x in tensors]
+    with fresh_cache():
+        got = compiled(over_seeds(of_taps, 2), CPU)(*both)
+    for seed in range(2):
+        assert_near(tuple(x[seed] for x in got), of_torch(*(x[seed].double() for x in both)))
+
+
+@tiles
+def test_the_nature_network_learns_by_taps() -> None:
+    """Its output and gradients in bfloat16, compiled, beside itself in float64: as near as uncompiled, where it does without taps."""
+    network = flat_network(lambda: QNetwork(AgentConfig(encoder="nature"), (4, 84, 84), 6))
+    params = network.init(torch.Generator().manual_seed(0))
+    frames = torch.randint(0, 256, (32, 4, 84, 84), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+    def call(params: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+        def loss(params: Tensor) -> tuple[Tensor, Tensor]:
+            obs = network.module.scaled(frames, True)
+            out = network.apply(network.unflatten(params), obs, bf16=True, scaled=True)
+            return out.square().sum(), out
+
+        gradient, (_, out) = torch.func.grad_and_value(loss, has_aux=True)(params)
+        return out, gradient
+
+    def wide(params: Tensor) -> tuple[Tensor, Tensor]:
+        out = network.apply(network.unflatten(params), frames.double() / 255, scaled=True)
+        return out.square().sum(), out
+
+    gradient, (_, out) = torch.func.grad_and_value(wide, has_aux=True)(params.double())
+    counters["inductor"].clear()
+    with fresh_cache():
+        got = compiled(call, CPU)(params, frames)
+    # three convolutions, forward and of their weights, and of two of their inputs; the hidden layer's three products
+    assert counters["inductor"]["cpp_templated_kernel_counter"] >= 8 + 3
+
+    def distance(answer: tuple[Tensor, Tensor]) -> float:
+        return max(((a.double() - b).norm() / b.norm()).item() for a, b in zip(answer, (out, gradient), strict=True))
+
+    assert distance(got) < 1.5 * distance(call(params, frames)) < 0.05
+
+
+def test_what_its_channels_do_not_fit_is_done_without() -> None:
+    layer = StridedConv2d(3, 32, 8, stride=4)
+
+    def call(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return functional_call(layer, {"weight": weight, "bias": bias}, (x,)).float()
+
+    tensors = random(4, 3, 36, 36).float(), layer.weight.detach(), layer.bias.detach()
+    with fresh_cache():
+        got = compiled(call, CPU)(*tensors)
+    assert_near((got,), (torch.nn.functional.conv2d(*(x.double() for x in tensors), stride=4),))
