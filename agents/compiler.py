@@ -83,7 +83,7 @@ def _taught() -> str:
     """What the compiler learns here, as a word: compiled code on the disk was made by it, and torch does not ask for it by itself."""
     here = Path(__file__).parent
     sources = (here / name for name in ("compiler.py", "operators.py", "taps.py", "products.py", "products.h"))
-    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+    return f"{multiplies_tiles()} {hashlib.sha256(b''.join(source.read_bytes() for source in sources)).hexdigest()}"
 
 
 @cache
@@ -108,7 +108,8 @@ def teach_compiler() -> None:
         from agents.products import teach_products
 
         teach_products()
-    torch.compiler.config.cache_key_tag += _taught()
+    if hasattr(torch.compiler.config, "cache_key_tag"):
+        torch.compiler.config.cache_key_tag += _taught()
 
     take = fallback_handler(torch.ops.aten.index_select.default, add_to_fallback_set=False)
     # "aten.index_select.default is missing a c-shim implementation": it is called by name, which costs a microsecond

@@ -97,7 +97,7 @@ class StridedConv2d(nn.Conv2d):
         """[B, C, H, W], or its :meth:`tiles`, to [B, outputs, H', W']."""
         if x.device.type != "cpu":
             return self._conv_forward(x, self.weight.contiguous(), self.bias)  # as it was measured there
-        if len(x) == 1 and not torch.is_grad_enabled():
+        if x.dim() == 4 and len(x) == 1 and not torch.is_grad_enabled():
             (height, width), (down, right) = self.kernel_size, self.stride
             patches = x.unfold(2, height, down).unfold(3, width, right).permute(0, 2, 3, 4, 5, 1)
             return _product(self, once(patches.contiguous()))

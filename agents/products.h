@@ -45,11 +45,13 @@ struct Scratch {
     }
 };
 
+// Eight tiles of 16 rows. In memory before main: the instruction that reads it tells the compiler of its first eight bytes only.
 struct alignas(64) TileConfig {
     uint8_t palette = 1, start_row = 0, reserved[14] = {};
     uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
     uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
+inline constexpr TileConfig TILE_CONFIG{};
 
 // The first `count` of 32 numbers.
 inline __mmask32 first(int64_t count) {
@@ -134,7 +136,7 @@ struct Taps {
 struct Product {
     const bf16 *a, *b, *bias;
     bf16* out;
-    int64_t rows, columns, depth;  // at least 32 rows where a is not turned
+    int64_t rows, columns, depth;
     int64_t a_stride, b_stride, out_stride;
     bool a_turned, b_turned, out_turned;
     Taps taps;
@@ -143,8 +145,12 @@ struct Product {
     int64_t row_blocks() const { return (rows + 31) / 32; }
     int64_t column_blocks() const { return (columns + 31) / 32; }
 
-    // A last block that is not whole is one of 32 rows that begins earlier, where rows are read in place.
-    int64_t first_row(int64_t m) const { return a_turned ? 32 * m : std::min(32 * m, rows - 32); }
+    // Whether a's tiles are read where they lie.
+    bool in_place() const { return !a_turned && rows >= 32; }
+
+    // In place, a last block that is not whole is one of 32 rows that begins earlier: some are computed twice, and written with the
+    // same bits, by two threads perhaps.
+    int64_t first_row(int64_t m) const { return in_place() ? std::min(32 * m, rows - 32) : 32 * m; }
 
     const bf16* a_at(int64_t row, int64_t step) const {
         if (a_turned) return a + 32 * step * a_stride + row;
@@ -176,8 +182,8 @@ struct Product {
             transpose(left);
             transpose(right);
         } else {
-            load(from, a_stride, 16, deep, left);
-            load(from + 16 * a_stride, a_stride, 16, deep, right);
+            load(from, a_stride, rows - row, deep, left);
+            load(from + 16 * a_stride, a_stride, rows - row - 16, deep, right);
         }
         store(left, to);
         store(right, to + TILE);
@@ -203,6 +209,7 @@ struct Product {
     // Steps of a block's sum, added to what `sum` holds or begun anew. `arranged`: a's two tiles of each of these steps; without it
     // they are read in place, but those of a last step that is not whole, which are at `last`.
     void add(int64_t m, int64_t from, int64_t to, const bf16* arranged, const bf16* last, const bf16* of_b, bool anew, float* sum) const {
+        asm volatile("" ::: "memory");  // tiles are loaded from memory without the compiler's knowledge
         if (anew) {
             _tile_zero(0);
             _tile_zero(1);
@@ -273,7 +280,7 @@ inline void share_out_blocks(const Product& p, int64_t thread, int64_t threads, 
     from = to * thread / threads;
     to = to * (thread + 1) / threads;
     const bool uneven = p.depth % 32 != 0;
-    const int64_t kept = p.a_turned ? steps : uneven;  // of a's steps, rearranged
+    const int64_t kept = p.in_place() ? uneven : steps;  // of a's steps, rearranged
     bf16* of_a = scratch[0].get<bf16>((m_to - m_from) * kept * BLOCK);
     for (int64_t m = m_from; m < m_to; m++) {
         for (int64_t k = 0; k < kept; k++) p.tiles_of_a(m, steps - kept + k, of_a + ((m - m_from) * kept + k) * BLOCK);
@@ -292,7 +299,7 @@ inline void share_out_blocks(const Product& p, int64_t thread, int64_t threads, 
                 const bf16* own = of_a + (m - m_from) * kept * BLOCK;
                 for (int64_t n = 0; n < panels; n++) {
                     float* sum = end == steps && step == 0 ? sums : sums + ((m - m_from) * panels + n) * BLOCK;
-                    p.add(m, step, end, p.a_turned ? own + step * BLOCK : nullptr, own, of_b + n * panel * BLOCK, step == 0, sum);
+                    p.add(m, step, end, p.in_place() ? nullptr : own + step * BLOCK, own, of_b + n * panel * BLOCK, step == 0, sum);
                     if (end == steps) p.write(m, left + n, sum);
                 }
             }
@@ -337,8 +344,7 @@ inline void product(const Product& p, int threads) {
 #pragma omp parallel num_threads(threads)
     {
         static thread_local Scratch scratch[3];
-        const TileConfig config;
-        _tile_loadconfig(&config);
+        _tile_loadconfig(&TILE_CONFIG);
         const int64_t thread = omp_get_thread_num(), all = omp_get_num_threads();
         if (by_depth) {
             share_out_depth(p, thread, all, scratch, sums);

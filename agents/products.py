@@ -19,8 +19,8 @@ from torch._inductor.utils import parallel_num_threads
 from agents.taps import places
 
 HEADER = Path(__file__).with_name("products.h")
-ROWS_IN_PLACE = 32
-"""An operand that is read where it lies needs so many rows."""
+MIN_ROWS = 32
+"""Of an operand that lies along the depth: fewer leave tiles empty."""
 
 
 def teach_products() -> None:
@@ -66,9 +66,13 @@ def _made(template: ProductTemplate) -> Any:
 
 def _teach_taps() -> None:
     def contiguous(*nodes: Any) -> list[Any]:
-        read = [ir.ExternKernel.require_contiguous(ir.ExternKernel.realize_input(node)) for node in nodes]
-        for node in read:
-            node.freeze_layout()
+        read: list[Any] = []
+        for node in nodes:
+            own = ir.ExternKernel.require_contiguous(ir.ExternKernel.realize_input(node))
+            if own.get_name() in [other.get_name() for other in read]:  # of one vector, as parameters are
+                own = ir.ExternKernel.copy_input(own)
+            own.freeze_layout()
+            read.append(own)
         return read
 
     def made(nodes: list[Any], size: list[int], fields: tuple[Any, ...]) -> Any:
@@ -124,17 +128,21 @@ class Matrices(NamedTuple):
     def of(cls, a: Any, b: Any, bias: Any = None) -> Matrices | None:
         """None: they do not lie as they should."""
         of_a, of_b = _in_memory(a), _in_memory(b)
-        if of_a is None or of_b is None or (bias is not None and bias.get_stride() != [1]):
+        if of_a is None or of_b is None or (bias is not None and not _fits(bias, b.get_size()[1])):
             return None
         (rows, depth), (_, columns) = a.get_size(), b.get_size()
         row_numbers, swapped = columns, of_b.turned and bool(columns > rows)
         if swapped:
             rows, columns = columns, rows
             of_a, of_b = Lies(of_b.stride, False), Lies(of_a.stride, not of_a.turned)
-        if not of_a.turned and rows < ROWS_IN_PLACE:
+        if not of_a.turned and rows < MIN_ROWS:
             return None
         sizes, strides = (int(rows), int(columns), int(depth)), (of_a.stride, of_b.stride, int(row_numbers))
         return cls(swapped, sizes, strides, (of_a.turned, of_b.turned, swapped))
+
+
+def _fits(bias: Any, columns: Any) -> bool:
+    return bool(bias.get_size() == [columns] and bias.get_stride() == [1] and bias.get_dtype() == torch.bfloat16)
 
 
 class Lies(NamedTuple):
@@ -148,6 +156,8 @@ def _in_memory(matrix: Any) -> Lies | None:
     if not all(isinstance(number, int) or number.is_number for number in numbers):
         return None
     height, width, down, right = map(int, numbers)
+    if height == 0 or width == 0:
+        return None
     if right == 1 and down >= width:
         return Lies(down, False)
     return Lies(right, True) if down == 1 and right >= height else None
@@ -166,7 +176,7 @@ class ProductTemplate(CppTemplate):
         names = dict(zip(("a", "b", "bias"), self.input_nodes, strict=False))
         out = self.output_node if template_buffer_node is None else template_buffer_node
         definition = kernel.def_kernel(inputs=names, outputs={"out": out})
-        read = [f"(const playmeter::bf16*)({name} + {int(node.get_layout().offset)})" for name, node in names.items()]
+        read = [f"(const playmeter::bf16*){name} + {int(node.get_layout().offset)}" for name, node in names.items()]
         if self.swapped:
             read[0], read[1] = read[1], read[0]
         pointers = [*read, *["nullptr"] * (3 - len(read)), "(playmeter::bf16*)out"]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
 CHANNELS = 32
-"""What the channels of a pixel have to be a multiple of."""
+"""What the channels of a pixel, before and after, have to be a multiple of."""
 
 
 def places(taps: int, taps_wide: int, width: int) -> list[int]:
@@ -24,7 +24,7 @@ def places(taps: int, taps_wide: int, width: int) -> list[int]:
 
 
 def convolution(x: Tensor, weight: Tensor, bias: Tensor, width: int, taps_wide: int) -> Tensor:
-    """[P, N]; anything where a patch leaves its image. All bfloat16."""
+    """[P, N]; anything where a patch leaves its image. All bfloat16. Its gradients have none themselves."""
     return _Convolution.apply(x, weight, bias, width, taps_wide)  # type: ignore[no-any-return,no-untyped-call]
 
 

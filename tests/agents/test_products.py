@@ -7,6 +7,7 @@ import mmap
 import shutil
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ Call = Callable[..., None]
 
 @pytest.fixture(scope="module")
 def call(tmp_path_factory: pytest.TempPathFactory) -> Call:
-    """``playmeter::product`` of matrices that end where memory ends: one number more would be a crash."""
+    """``playmeter::product`` of matrices: beside those that are ``guarded`` one number more would be a crash."""
     folder = tmp_path_factory.mktemp("products")
     (folder / "call.cpp").write_text(CALL)
     compiler = shutil.which("g++")
@@ -58,17 +59,17 @@ def call(tmp_path_factory: pytest.TempPathFactory) -> Call:
     return product
 
 
-def at_the_end(matrix: Tensor) -> Tensor:
-    """A contiguous copy of it before a page that nobody may touch."""
+def guarded(matrix: Tensor, at_its_end: bool = True) -> Tensor:
+    """A contiguous copy of it between two pages that nobody may touch, right before the second or right after the first."""
     size = matrix.numel() * 2
-    pages = -(-size // PAGE) + 1
+    pages = -(-size // PAGE) + 2
     memory = mmap.mmap(-1, pages * PAGE)
     whole = torch.frombuffer(memory, dtype=torch.bfloat16)
-    libc, last = ctypes.CDLL(None, use_errno=True), whole.data_ptr() + (pages - 1) * PAGE
-    assert libc.mprotect(ctypes.c_void_p(last), ctypes.c_size_t(PAGE), 0) == 0
-    begin = ((pages - 1) * PAGE - size) // 2
-    copy = whole[begin : begin + matrix.numel()].view(matrix.shape)
-    return copy.copy_(matrix)
+    libc = ctypes.CDLL(None, use_errno=True)
+    for page in (0, pages - 1):
+        assert libc.mprotect(ctypes.c_void_p(whole.data_ptr() + page * PAGE), ctypes.c_size_t(PAGE), 0) == 0
+    begin = ((pages - 1) * PAGE - size) // 2 if at_its_end else PAGE // 2
+    return whole[begin : begin + matrix.numel()].view(matrix.shape).copy_(matrix)
 
 
 def assert_product(out: Tensor, a: Tensor, b: Tensor, bias: Tensor | None = None) -> None:
@@ -86,24 +87,33 @@ def assert_product(out: Tensor, a: Tensor, b: Tensor, bias: Tensor | None = None
     turned=st.tuples(st.booleans(), st.booleans(), st.booleans()),
     with_bias=st.booleans(),
     threads=st.integers(1, 3),
+    at_its_end=st.booleans(),
 )
-@example(rows=32, columns=100, depth=2000, turned=(True, False, False), with_bias=False, threads=2)  # the depth is shared out
 @example(
-    rows=64, columns=33, depth=5000, turned=(False, False, False), with_bias=True, threads=2
+    rows=32, columns=100, depth=2000, turned=(True, False, False), with_bias=False, threads=2, at_its_end=True
+)  # depth shared
+@example(
+    rows=64, columns=33, depth=5000, turned=(False, False, False), with_bias=True, threads=2, at_its_end=True
 )  # more steps than a panel holds
-@example(rows=40, columns=70, depth=5000, turned=(False, True, True), with_bias=True, threads=3)
+@example(rows=40, columns=70, depth=5000, turned=(False, True, True), with_bias=True, threads=3, at_its_end=False)
 def test_the_product_is_that_of_float64(
-    call: Call, rows: int, columns: int, depth: int, turned: tuple[bool, bool, bool], with_bias: bool, threads: int
+    call: Call,
+    rows: int,
+    columns: int,
+    depth: int,
+    turned: tuple[bool, bool, bool],
+    with_bias: bool,
+    threads: int,
+    at_its_end: bool,
 ) -> None:
     a_turned, b_turned, out_turned = turned
-    rows = rows if a_turned else max(rows, products.ROWS_IN_PLACE)
     random = torch.Generator().manual_seed(rows * 7 + columns * 3 + depth)
     a, b = torch.randn(rows, depth, generator=random).bfloat16(), torch.randn(depth, columns, generator=random).bfloat16()
     bias = torch.randn(rows if out_turned else columns, generator=random).bfloat16() if with_bias else None
-    in_memory = at_the_end(a.t() if a_turned else a), at_the_end(b.t() if b_turned else b)
-    out = at_the_end(torch.full((columns, rows) if out_turned else (rows, columns), torch.nan))
+    in_memory = guarded(a.t() if a_turned else a, at_its_end), guarded(b.t() if b_turned else b, at_its_end)
+    out = guarded(torch.full((columns, rows) if out_turned else (rows, columns), torch.nan), at_its_end)
     strides = [matrix.stride(0) for matrix in (*in_memory, out)]
-    own_bias = None if bias is None else at_the_end(bias)
+    own_bias = None if bias is None else guarded(bias, at_its_end)
     call(*in_memory, own_bias, out, [rows, columns, depth, *strides, *turned, 1, 1, 0, 0, 0, 0], threads)
     added = None if bias is None else bias[:, None] if out_turned else bias
     assert_product(out.t() if out_turned else out, a, b, added)
@@ -119,26 +129,28 @@ def test_numbers_beside_a_result_stay(call: Call) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("pixels", [100, 3000])
-def test_taps_read_no_pixel_beyond_the_images(call: Call, pixels: int, threads: int) -> None:
+@pytest.mark.parametrize("at_its_end", [True, False])
+@pytest.mark.parametrize("pixels", [20, 100, 3000])
+def test_taps_read_no_pixel_beyond_the_images(call: Call, pixels: int, at_its_end: bool, threads: int) -> None:
     width, wide, high, channels, outputs = 9, 3, 2, 64, 32
     behind = places(high * wide, wide, width)
-    x, weight = at_the_end(torch.randn(pixels, channels)), at_the_end(torch.randn(outputs, len(behind), channels))
-    bias = at_the_end(torch.randn(outputs))
+    guard = partial(guarded, at_its_end=at_its_end)
+    x, weight = guard(torch.randn(pixels, channels)), guard(torch.randn(outputs, len(behind), channels))
+    bias = guard(torch.randn(outputs))
     whole, last = pixels - behind[-1], behind[-1]
     gradient = torch.cat([torch.zeros(last, outputs), torch.randn(whole, outputs), torch.zeros(last, outputs)])
-    gradient = at_the_end(gradient)
+    gradient = guard(gradient)
     across = len(behind) * channels
 
     def taps(where: int, channels: int) -> list[int]:
         return [len(behind), wide, width * channels, channels, channels, where]
 
-    out = at_the_end(torch.full((whole, outputs), torch.nan))
+    out = guard(torch.full((whole, outputs), torch.nan))
     call(x, weight, bias, out, [whole, outputs, across, channels, across, outputs, 0, 1, 0, *taps(2, channels)], threads)
     patches = torch.cat([x[place : place + whole] for place in behind], 1)
     assert_product(out, patches, weight.view(outputs, -1).t(), bias)
 
-    of_x = at_the_end(torch.full((pixels, channels), torch.nan))
+    of_x = guard(torch.full((pixels, channels), torch.nan))
     call(
         gradient,
         weight,
@@ -150,7 +162,7 @@ def test_taps_read_no_pixel_beyond_the_images(call: Call, pixels: int, threads: 
     reached = torch.cat([gradient[last - place :][:pixels] for place in behind], 1)
     assert_product(of_x, reached, weight.permute(1, 0, 2).reshape(-1, channels))
 
-    of_weight = at_the_end(torch.full((outputs, across), torch.nan))
+    of_weight = guard(torch.full((outputs, across), torch.nan))
     own = gradient[last:]
     call(own, x, None, of_weight, [outputs, across, whole, outputs, channels, across, 1, 0, 0, *taps(3, channels)], threads)
     assert_product(of_weight, own[:whole].t(), patches)
@@ -168,6 +180,14 @@ def accumulated(added: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     return torch.addmm(added, x, weight.t())
 
 
+def inside(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return torch.nn.functional.linear(x[:, 20:60], weight[5:290, 10:50], bias[7:292])
+
+
+def added_to_all(one: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    return torch.addmm(one, x, weight.t())
+
+
 def with_itself(x: Tensor) -> Tensor:
     return x @ x.t()
 
@@ -181,14 +201,27 @@ OUT = torch.randn(32, 300).bfloat16()
     [
         (linear, (X, WEIGHT, BIAS), 1),
         (linear, (X[:, 20:60], WEIGHT[:, 10:50], BIAS), 1),  # of a matrix with more columns
+        (inside, (X, WEIGHT, BIAS), 1),  # the same, and begins further on
         (gradients, (X, WEIGHT, OUT), 2),
         (accumulated, (OUT, X, WEIGHT), 1),
         (linear, (X.float(), WEIGHT.float(), BIAS.float()), 0),
         (linear, (X[:1], WEIGHT[:8], BIAS[:8]), 0),  # one observation
         (torch.mm, (X[:, ::2], WEIGHT[:, :50].t()), 1),  # of numbers that do not lie side by side: the compiler copies them
         (with_itself, (X,), 0),
+        (added_to_all, (BIAS[:1], X, WEIGHT), 0),
     ],
-    ids=["forward", "part of a matrix", "gradients", "added to", "float32", "too few rows", "every other", "with itself"],
+    ids=[
+        "forward",
+        "part of a matrix",
+        "part of what it is given",
+        "gradients",
+        "added to",
+        "float32",
+        "too few rows",
+        "every other",
+        "with itself",
+        "one bias for all",
+    ],
 )
 def test_the_compiler_uses_it_where_it_fits(function: Callable[..., Tensor], arguments: tuple[Tensor, ...], used: int) -> None:
     counters["inductor"].clear()
@@ -216,10 +249,10 @@ def test_what_the_compiler_was_taught_is_in_the_key_of_what_it_keeps(monkeypatch
 
 def test_uneven_numbers_are_rounded_to_the_nearest(call: Call) -> None:
     """Half-way cases go to the even one, as torch rounds."""
-    values = torch.tensor(np.linspace(1, 2, 513)[:512].astype(np.float32))  # needs nine bits where bfloat16 has eight
+    values = torch.tensor(np.linspace(1, 2, 513)[:512].astype(np.float32))  # ten significant bits where bfloat16 has eight
     high = values.bfloat16()
     low = (values - high.float()).bfloat16()
-    a = torch.stack([high, low], 1).repeat(1, 1)
+    a = torch.stack([high, low], 1)
     out = torch.empty(512, 1).bfloat16()
     call(a, torch.ones(2, 1).bfloat16(), None, out, [512, 1, 2, 2, 1, 1, 0, 0, 0, 1, 1, 0, 0, 0, 0], 1)
     assert torch.equal(out[:, 0], values.bfloat16())

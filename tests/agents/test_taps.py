@@ -89,11 +89,20 @@ def test_compiled_it_is_the_convolution_and_three_products(images: Images, outpu
 
 
 @tiles
+def test_an_image_smaller_than_a_block_of_rows_is_done_as_well() -> None:
+    tensors, of_taps, of_torch = case((1, 4, 6, 32), 32, (2, 2))
+    with fresh_cache():
+        assert_near(compiled(of_taps, CPU)(*tensors), of_torch(*(x.double() for x in tensors)))
+
+
+@tiles
 def test_each_of_several_seeds_has_its_own() -> None:
     tensors, of_taps, of_torch = case(*CASES[0])
     both = [torch.stack([x, x.flip(0)]) for x in tensors]
+    counters["inductor"].clear()
     with fresh_cache():
         got = compiled(over_seeds(of_taps, 2), CPU)(*both)
+    assert counters["inductor"]["cpp_templated_kernel_counter"] == 2 * 3
     for seed in range(2):
         assert_near(tuple(x[seed] for x in got), of_torch(*(x[seed].double() for x in both)))
 
@@ -122,8 +131,8 @@ def test_the_nature_network_learns_by_taps() -> None:
     counters["inductor"].clear()
     with fresh_cache():
         got = compiled(call, CPU)(params, frames)
-    # three convolutions, forward and of their weights, and of two of their inputs; the hidden layer's three products
-    assert counters["inductor"]["cpp_templated_kernel_counter"] >= 8 + 3
+    # three convolutions, forward and of their weights, and of two of their inputs; two hidden layers
+    assert counters["inductor"]["cpp_templated_kernel_counter"] == 8 + 6
 
     def distance(answer: tuple[Tensor, Tensor]) -> float:
         return max(((a.double() - b).norm() / b.norm()).item() for a, b in zip(answer, (out, gradient), strict=True))
@@ -139,6 +148,24 @@ def test_what_its_channels_do_not_fit_is_done_without() -> None:
             return functional_call(layer, {"weight": weight, "bias": bias}, (x,)).float()
 
     tensors = random(4, 3, 36, 36).float(), layer.weight.detach(), layer.bias.detach()
+    counters["inductor"].clear()
     with fresh_cache():
         got = compiled(call, CPU)(*tensors)
+    assert counters["inductor"]["cpp_templated_kernel_counter"] == int(multiplies_tiles()), "over patches"
     assert_near((got,), (torch.nn.functional.conv2d(*(x.double() for x in tensors), stride=4),))
+
+
+def test_a_batch_of_one_is_a_batch() -> None:
+    """Its frames are tiles already, which an observation to act on is not."""
+    network = flat_network(lambda: QNetwork(AgentConfig(encoder="nature"), (4, 84, 84), 6))
+    params = network.init(torch.Generator().manual_seed(0))
+    frames = torch.randint(0, 256, (2, 4, 84, 84), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+    @torch.no_grad()
+    def values(params: Tensor, frames: Tensor) -> Tensor:
+        return network.apply(network.unflatten(params), network.module.scaled(frames, True), bf16=True, scaled=True)
+
+    both = values(params, frames)
+    with fresh_cache():
+        for one in (values(params, frames[:1]), compiled(values, CPU)(params, frames[:1])):
+            torch.testing.assert_close(one, both[:1], rtol=0.05, atol=0.01)
