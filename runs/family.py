@@ -23,6 +23,7 @@ from runs.prepare import (
     check_memory,
     check_warm_up,
     default_threads,
+    flush_denormals,
     keep_freed_memory,
     open_books,
     replay_layout,
@@ -128,6 +129,7 @@ class FamilyTrainer:
             # the fastest kernel for each shape, tried out at its first call: cuDNN's guess for small batches can be ten times slower
             torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
         keep_freed_memory()
+        flush_denormals()
         self.job, self.agent_config = job, asdict(agent)
         self.compiled, self.cuda_graphs = resolve_compile(job, agent), resolve_cuda_graphs(job)
         torch.set_num_threads(job.config.threads or default_threads(agent, len(job.seeds), self.compiled))

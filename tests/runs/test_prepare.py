@@ -5,8 +5,10 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 
 PAGES_PER_UPDATE = """
 import resource
@@ -29,6 +31,34 @@ for prepare in (lambda: None, keep_freed_memory):
         update()
     print((pages() - before) / 10)
 """
+
+
+DENORMALS = """
+import sys
+import torch
+from playmeter import main
+
+torch.set_num_threads(2)
+if sys.argv[1:]:
+    assert main(sys.argv[1:]) == 0
+small = torch.full((1 << 20,), 2.0**-126)  # float32's smallest normal number; enough of them for two threads
+print((small * 0.5).count_nonzero().item())
+"""
+
+
+@pytest.mark.parametrize("compiling", ["off", "on"])
+def test_once_a_training_began_denormal_numbers_are_zero_on_every_thread(compiling: str, tmp_path: Path) -> None:
+    if not torch.set_flush_denormal(False):
+        pytest.skip("this CPU has no such mode")
+
+    def nonzero(*arguments: str) -> int:
+        done = subprocess.run([sys.executable, "-c", DENORMALS, *arguments], capture_output=True, text=True, check=True)
+        return int(done.stdout.split()[-1])
+
+    assert nonzero() == 1 << 20
+    budget = "--budget 80-steps --agent.learning-starts-steps 64 --evals 1 --eval-episodes 1 --threads 2"
+    train = f"train dqn MinAtar/Breakout-v1 {budget} --compile {compiling} --out".split()
+    assert nonzero(*train, str(tmp_path / "runs")) == 0
 
 
 NAME, VERSION = platform.libc_ver()

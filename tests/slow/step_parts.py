@@ -21,7 +21,7 @@ from agents.family import agent_config
 from agents.graphs import cuda_graph
 from agents.learner import Learner
 from agents.replay import ReplayLayout
-from runs.prepare import keep_freed_memory, resolve_device, set_precision
+from runs.prepare import flush_denormals, keep_freed_memory, resolve_device, set_precision
 
 FRAMES: dict[str, tuple[tuple[int, ...], int, int]] = {  # frame, stack, actions
     "classic": ((4,), 1, 2),
@@ -39,6 +39,7 @@ def build(case: str, device: torch.device, compile: bool, graphs: bool) -> tuple
     config = replace(agent_config(agent, domain), envs_per_seed=1)
     set_precision(config, device)
     keep_freed_memory()
+    flush_denormals()
     layout = ReplayLayout(
         seeds=len(seeds), envs_per_seed=1, capacity=20_000, frame_shape=frame_shape, pixels=len(frame_shape) > 1, stack=stack,
         stack_padding="zeros", max_episode_steps=27_000, n_step=config.n_step, gamma=config.gamma, clip_rewards=True,
