@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from agents.config import AgentConfig, ConfigError
 from agents.operators import multiplies_tiles, once, traced
+from agents.stacks import tiled
 from agents.taps import CHANNELS, convolution
 
 FEW_INPUTS = 16
@@ -81,7 +82,10 @@ class TileConv2d(nn.Conv2d):
 
     def tiles(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to [B, H', W', h, w, C]. On a CPU the channels of a pixel lie side by side already (agents/replay.py)."""
-        return _tiles(x, *self.kernel_size)
+        return tiled(x, *self.tile_size())
+
+    def tile_size(self) -> tuple[int, ...]:
+        return self.kernel_size
 
 
 class StridedConv2d(nn.Conv2d):
@@ -103,14 +107,17 @@ class StridedConv2d(nn.Conv2d):
             return _product(self, once(patches.contiguous()))
         bf16 = torch.is_autocast_enabled("cpu")
         if bf16 and self.by_taps():
-            return self._over_taps(x if x.dim() == 6 else _tiles(x.bfloat16(), *self.stride).contiguous())
+            return self._over_taps(x if x.dim() == 6 else tiled(x.bfloat16(), *self.stride).contiguous())
         if x.dim() == 6:
             return self._of_tiles(x)
         return _product(self, self._patches(x.bfloat16())) if bf16 else super().forward(x)
 
     def tiles(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to [B, H / h, W / w, h, w, C], as a batch in bfloat16 is read."""
-        return _tiles(x, *(self.stride if self.by_taps() else (2, 2)))
+        return tiled(x, *self.tile_size())
+
+    def tile_size(self) -> tuple[int, ...]:
+        return self.stride if self.by_taps() else (2, 2)
 
     def by_taps(self) -> bool:
         """Whether a batch in bfloat16 is done by agents/taps.py."""
@@ -119,7 +126,7 @@ class StridedConv2d(nn.Conv2d):
 
     def _over_taps(self, tiles: Tensor) -> Tensor:
         (batch, height, width), channels = tiles.shape[:3], math.prod(tiles.shape[3:])
-        weight = _tiles(self.weight.bfloat16(), *self.stride).contiguous()
+        weight = tiled(self.weight.bfloat16(), *self.stride).contiguous()
         down, right = weight.shape[1:3]
         bias = self.bias.bfloat16() if self.bias is not None else tiles.new_zeros(self.out_channels)
         out = convolution(tiles.view(-1, channels), weight.view(len(weight), -1, channels), bias, width, right)
@@ -128,23 +135,17 @@ class StridedConv2d(nn.Conv2d):
 
     def _of_tiles(self, x: Tensor) -> Tensor:
         outputs, height, width = self.out_channels, self.kernel_size[0] // 2, self.kernel_size[1] // 2
-        weight = _tiles(self.weight.to(x.dtype), 2, 2).reshape(outputs, height, width, -1)
+        weight = tiled(self.weight.to(x.dtype), 2, 2).reshape(outputs, height, width, -1)
         stride = (self.stride[0] // 2, self.stride[1] // 2)
         return nn.functional.conv2d(x.flatten(3).permute(0, 3, 1, 2), weight.permute(0, 3, 1, 2), self.bias, stride)
 
     def _patches(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to [B, H', W', h, w, C], as shifted images side by side, whose gradient is a sum of shifted gradients."""
-        tiles = _tiles(x, *self.stride)
+        tiles = tiled(x, *self.stride)
         down, right = (size // step for size, step in zip(self.kernel_size, self.stride, strict=True))  # tiles in a patch
         rows, columns = tiles.shape[1] - down + 1, tiles.shape[2] - right + 1
         beside = torch.cat([tiles[:, :, k : k + columns] for k in range(right)], dim=4)
         return torch.cat([beside[:, k : k + rows] for k in range(down)], dim=3)
-
-
-def _tiles(x: Tensor, height: int, width: int) -> Tensor:
-    """A view [B, H', W', height, width, C] of images [B, C, H, W], without what is beyond their last whole tile."""
-    whole = x[:, :, : x.shape[2] // height * height, : x.shape[3] // width * width]
-    return whole.unflatten(3, (-1, width)).unflatten(2, (-1, height)).permute(0, 2, 4, 3, 5, 1)
 
 
 def _product(layer: nn.Conv2d, patches: Tensor) -> Tensor:

@@ -396,7 +396,7 @@ def build_calls(
 
     def update(params: Pieces, target: Pieces, state: OptState, learning: Learning) -> Metrics:
         which, noise_of_networks, shift, intensity = split_noise(config, network, learning.uniform, learning.normal)
-        batch, rows = sample(layout, learning.storage, which, learning.importance_exponent)
+        batch, rows = sample(layout, learning.storage, which, learning.importance_exponent, network.module.tiles())
         batch = batch._replace(legal=learning.legal)
         if config.augment:
             batch = augmented(config, batch, shift, intensity)

@@ -15,7 +15,8 @@ from torch.func import functional_call
 
 from agents.config import AgentConfig
 from agents.layers import Linear, PatchConv2d, StridedConv2d, TileConv2d, convolutions, feature_width
-from agents.operators import kept, once
+from agents.operators import kept, multiplies_tiles, once, traced
+from agents.stacks import MOST_WIDE, STACK, Tiles
 
 
 class QNetwork(nn.Module):
@@ -53,11 +54,23 @@ class QNetwork(nn.Module):
         self.noise_width += layer.noise_width
         return layer
 
+    def tiles(self) -> Tiles | None:
+        """How the first layer reads stacks that agents/stacks.py takes out of the replay; None where that does not fit."""
+        first = self.convs[0] if len(self.convs) else None
+        if self.config.precision != "bf16" or self.config.augment or not (traced() and multiplies_tiles()):
+            return None
+        if not isinstance(first, TileConv2d | StridedConv2d) or first.in_channels != STACK or first.tile_size()[1] > MOST_WIDE:
+            return None
+        height, width = first.tile_size()
+        return Tiles(height, width, self.scale)
+
     def scaled(self, obs: Tensor, bf16: bool = False) -> Tensor:
         """Observations [B, *obs_shape] as the first layer reads them: one tensor for all networks that look at them.
 
-        Tiles where it reads those, bfloat16 if ``bf16``; else float32, which layers round themselves.
+        Tiles where it reads those, bfloat16 if ``bf16``; else float32, which layers round themselves. Those that are tiles stay.
         """
+        if obs.is_floating_point() and obs.dim() == 6:
+            return obs
         x = obs.float() * self.scale if self.scale != 1 else obs.float()
         first = self.convs[0] if len(self.convs) else None
         if isinstance(first, TileConv2d) or (isinstance(first, StridedConv2d) and bf16 and x.device.type == "cpu"):

@@ -16,9 +16,11 @@ from torch._inductor.codegen.cpp_template import CppTemplate
 from torch._inductor.kernel.mm_common import mm_args
 from torch._inductor.utils import parallel_num_threads
 
+from agents.stacks import STACK
 from agents.taps import places
 
 HEADER = Path(__file__).with_name("products.h")
+STACKS_HEADER = Path(__file__).with_name("stacks.h")
 MIN_ROWS = 32
 """Of an operand that lies along the depth: fewer leave tiles empty."""
 
@@ -27,6 +29,7 @@ def teach_products() -> None:
     """Have the compiler use agents/products.h for agents/taps.py, and for ``aten.mm`` and ``aten.addmm`` of bfloat16 matrices on a CPU,
     where they fit."""
     _teach_taps()
+    _teach_stacks()
     aten = torch.ops.aten
     mm, addmm = lowering.lowerings[aten.mm.default], lowering.lowerings[aten.addmm.default]
 
@@ -58,7 +61,7 @@ def _product(a: Any, b: Any, bias: Any = None) -> Any:
     return _made(ProductTemplate(nodes, layout, matrices.swapped, (*matrices.sizes, *matrices.strides, *matrices.turned)))
 
 
-def _made(template: ProductTemplate) -> Any:
+def _made(template: ProductTemplate | StacksTemplate) -> Any:
     made = template.generate().output_node()
     made.data.data.allow_epilogue_fusion = False  # what reads the result is a loop of its own
     return made
@@ -111,6 +114,18 @@ def _teach_taps() -> None:
         return made(contiguous(own, x), size, (outputs, count * channels, pixels - before, *lie, moved))
 
 
+def _teach_stacks() -> None:
+    @lowering.register_lowering(torch.ops.playmeter.stacks_as_tiles.default, type_promotion_kind=None)
+    def _(frames: Any, index: Any, height: int, width: int, scale: float) -> Any:
+        nodes = [ir.ExternKernel.require_contiguous(ir.ExternKernel.realize_input(node)) for node in (frames, index)]
+        for node in nodes:
+            node.freeze_layout()
+        (_, *image), (stacks, _) = map(_sizes, nodes)
+        size = [stacks, image[0] // height, image[1] // width, height, width, STACK]
+        layout = ir.FixedLayout(torch.device("cpu"), torch.bfloat16, size)
+        return _made(StacksTemplate(nodes, layout, (stacks, *image, height, width, scale)))
+
+
 def _sizes(node: Any) -> list[int]:
     return list(map(int, node.get_size()))
 
@@ -161,6 +176,32 @@ def _in_memory(matrix: Any) -> Lies | None:
     if right == 1 and down >= width:
         return Lies(down, False)
     return Lies(right, True) if down == 1 and right >= height else None
+
+
+class StacksTemplate(CppTemplate):
+    """A kernel that is one call of ``playmeter::stacks_as_tiles``."""
+
+    def __init__(self, input_nodes: list[Any], layout: Any, fields: tuple[float, ...]) -> None:
+        """``fields`` of ``playmeter::Stacks`` after its pointers, which are the nodes."""
+        super().__init__("stacks", input_nodes, layout, parallel_num_threads())
+        self.fields = fields
+
+    def render(self, kernel: Any, template_buffer_node: Any = None, **kwargs: Any) -> str:  # type: ignore[override]
+        names = dict(zip(("frames", "index"), self.input_nodes, strict=True))
+        out = self.output_node if template_buffer_node is None else template_buffer_node
+        definition = kernel.def_kernel(inputs=names, outputs={"out": out})
+        read = [f"{name} + {int(node.get_layout().offset)}" for name, node in names.items()]
+        *sizes, scale = self.fields
+        fields = ", ".join((*read, "(uint16_t*)out", *map(str, sizes), f"static_cast<float>({scale!r})"))
+        return f"""
+{self.header().getvalue()}
+{STACKS_HEADER.read_text()}
+extern "C" {definition}
+{{
+    {kernel.maybe_codegen_profile()}
+    playmeter::stacks_as_tiles({{{fields}}}, {self.num_threads});
+}}
+"""
 
 
 class ProductTemplate(CppTemplate):

@@ -22,6 +22,7 @@ from torch import Tensor
 from agents import priorities
 from agents.operators import once, take_rows
 from agents.priorities import Priorities
+from agents.stacks import Tiles, as_tiles
 from agents.update import Batch
 
 ACTION, REWARD, TERMINAL, FINAL, AGE = range(5)  # columns of ReplayStorage.meta
@@ -198,7 +199,9 @@ def _no_frames(layout: ReplayLayout, device: torch.device) -> Tensor:
     return torch.zeros(shape, dtype=torch.uint8 if layout.pixels else torch.float32, device=device)
 
 
-def sample(layout: ReplayLayout, storage: ReplayStorage, uniform: Tensor, importance_exponent: Tensor) -> tuple[Batch, Tensor]:
+def sample(
+    layout: ReplayLayout, storage: ReplayStorage, uniform: Tensor, importance_exponent: Tensor, tiles: Tiles | None = None
+) -> tuple[Batch, Tensor]:
     """Transitions [S, B, ...] of each seed, and where their priorities are, [S, B].
 
     They are drawn uniformly over rows and environments, or in proportion to their priorities, which importance weights make up for.
@@ -206,12 +209,14 @@ def sample(layout: ReplayLayout, storage: ReplayStorage, uniform: Tensor, import
     Args:
         uniform: [S, B] float64 in [0, 1). Single precision could not reach every row of a million evenly.
         importance_exponent: [] of the weights.
+        tiles: as which the observations are wanted, [S, B, H', W', height, width, 4] bfloat16; None: as they are.
     """
     first, count = storage.clock[0], storage.clock[1]
     seed = torch.arange(layout.seeds, device=uniform.device)[:, None]
     if not layout.prioritized:
         env, row = _uniform_row(layout, first, count, uniform)
-        return gather(layout, storage, seed * layout.envs_per_seed + env, row), env * layout.capacity + row % layout.capacity
+        at = env * layout.capacity + row % layout.capacity
+        return gather(layout, storage, seed * layout.envs_per_seed + env, row, tiles), at
     share = layout.priority_uniform_share
     at, probability = priorities.draw(storage.priorities, ((uniform - share) / (1 - share)).clamp(min=0))
     rows = count * layout.envs_per_seed
@@ -223,7 +228,7 @@ def sample(layout: ReplayLayout, storage: ReplayStorage, uniform: Tensor, import
     env, slot = at // layout.capacity, at % layout.capacity
     row = first + (slot - first) % layout.capacity
     weight = priorities.importance_weights(probability, rows, importance_exponent)
-    batch = gather(layout, storage, seed * layout.envs_per_seed + env, row)
+    batch = gather(layout, storage, seed * layout.envs_per_seed + env, row, tiles)
     return batch._replace(weight=weight.float()), at
 
 
@@ -233,7 +238,7 @@ def _uniform_row(layout: ReplayLayout, first: Tensor, count: Tensor, uniform: Te
     return draw // count, first + draw % count
 
 
-def gather(layout: ReplayLayout, storage: ReplayStorage, lane: Tensor, row: Tensor) -> Batch:
+def gather(layout: ReplayLayout, storage: ReplayStorage, lane: Tensor, row: Tensor, tiles: Tiles | None = None) -> Batch:
     """The n-step transitions that start at ``row`` of ``lane``, both [S, B] int64; all weights are 1."""
     lane, row = once(lane), once(row)
     capacity, n = layout.capacity, layout.n_step
@@ -255,16 +260,18 @@ def gather(layout: ReplayLayout, storage: ReplayStorage, lane: Tensor, row: Tens
     age = meta[lane * capacity + last % capacity][..., AGE].long()
     next_age = meta[lane * capacity + (last + 1) % capacity][..., AGE].long()
     return Batch(
-        obs=_stack(layout, storage, lane, row, window[..., 0, AGE].long(), torch.zeros_like(slot)),
+        obs=_stack(layout, storage, lane, row, window[..., 0, AGE].long(), torch.zeros_like(slot), tiles),
         action=once(window[..., 0, ACTION].long()),
         reward=once((alive * powers * reward).sum(-1)),
         discount=once(discount),
-        next_obs=_stack(layout, storage, lane, last + 1, torch.where(slot > 0, age + 1, next_age), slot),
+        next_obs=_stack(layout, storage, lane, last + 1, torch.where(slot > 0, age + 1, next_age), slot, tiles),
         weight=torch.ones_like(discount),
     )
 
 
-def _stack(layout: ReplayLayout, storage: ReplayStorage, lane: Tensor, row: Tensor, age: Tensor, slot: Tensor) -> Tensor:
+def _stack(
+    layout: ReplayLayout, storage: ReplayStorage, lane: Tensor, row: Tensor, age: Tensor, slot: Tensor, tiles: Tiles | None
+) -> Tensor:
     """Observations [S, B, *obs_shape] whose newest frame is ``row``, or final slot ``slot - 1`` where that is not negative."""
     rows = layout.capacity + layout.final_slots
     frames = storage.frames.view(layout.lanes * rows, *layout.frame_shape)
@@ -275,7 +282,12 @@ def _stack(layout: ReplayLayout, storage: ReplayStorage, lane: Tensor, row: Tens
     reach = torch.minimum(back, age[..., None])  # how far back the episode goes
     index = torch.where(reach == 0, newest[..., None], (row[..., None] - reach) % layout.capacity)
     inside = back <= age[..., None]
-    obs = take_rows(frames, ((lane * rows)[..., None] + index).flatten()).unflatten(0, index.shape)
+    index = (lane * rows)[..., None] + index
+    if tiles is not None:
+        if layout.stack_padding == "zeros":
+            index = torch.where(inside, index, -1)
+        return as_tiles(frames, index.flatten(0, 1), tiles).unflatten(0, index.shape[:2])
+    obs = take_rows(frames, index.flatten()).unflatten(0, index.shape)
     if layout.stack_padding == "zeros":
         obs = obs * once(inside.to(frames.dtype)).view(*inside.shape, *(1 for _ in layout.frame_shape))
     return interleaved(obs) if layout.stack == 4 and layout.pixels and obs.device.type == "cpu" else obs

@@ -28,7 +28,7 @@ MAX_CROSS_ENTROPY_PRIORITY = (
 class Batch(NamedTuple):
     """B transitions, n-step returns already summed (agents/replay.py)."""
 
-    obs: Tensor  # [B, *obs_shape]
+    obs: Tensor  # [B, *obs_shape], or what QNetwork.scaled makes of them
     action: Tensor  # [B] int64
     reward: Tensor  # [B] discounted sum of the rewards up to the bootstrap
     discount: Tensor  # [B] gamma^k of the bootstrap, 0 after a termination or life loss

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import mmap
 import shutil
-import subprocess
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +19,7 @@ from torch._inductor.utils import fresh_cache
 from agents.compiler import compiled, teach_compiler
 from agents.operators import multiplies_tiles
 from agents.taps import places
+from tests.agents.native import guarded, library, pointer
 
 teach_compiler()
 from agents import products  # noqa: E402  (after the compiler it teaches)
@@ -36,40 +34,19 @@ extern "C" void call(const uint16_t* a, const uint16_t* b, const uint16_t* bias,
     playmeter::product(p, threads);
 }
 """
-PAGE = mmap.PAGESIZE
 Call = Callable[..., None]
 
 
 @pytest.fixture(scope="module")
 def call(tmp_path_factory: pytest.TempPathFactory) -> Call:
     """``playmeter::product`` of matrices: beside those that are ``guarded`` one number more would be a crash."""
-    folder = tmp_path_factory.mktemp("products")
-    (folder / "call.cpp").write_text(CALL)
-    compiler = shutil.which("g++")
-    assert compiler is not None
-    flags = ["-O1", "-march=native", "-fopenmp", "-shared", "-fPIC", f"-I{products.HEADER.parent}"]
-    subprocess.run([compiler, *flags, "call.cpp", "-o", "call.so"], cwd=folder, check=True)
-    library = ctypes.CDLL(str(folder / "call.so"))
+    lib = library(tmp_path_factory.mktemp("products"), products.HEADER, CALL)
 
     def product(a: Tensor, b: Tensor, bias: Tensor | None, out: Tensor, numbers: list[int], threads: int) -> None:
         assert len(numbers) == 15
-        pointers = [ctypes.c_void_p(None if x is None else x.data_ptr()) for x in (a, b, bias, out)]
-        library.call(*pointers, (ctypes.c_int64 * 15)(*numbers), threads)
+        lib.call(*map(pointer, (a, b, bias, out)), (ctypes.c_int64 * 15)(*numbers), threads)
 
     return product
-
-
-def guarded(matrix: Tensor, at_its_end: bool = True) -> Tensor:
-    """A contiguous copy of it between two pages that nobody may touch, right before the second or right after the first."""
-    size = matrix.numel() * 2
-    pages = -(-size // PAGE) + 2
-    memory = mmap.mmap(-1, pages * PAGE)
-    whole = torch.frombuffer(memory, dtype=torch.bfloat16)
-    libc = ctypes.CDLL(None, use_errno=True)
-    for page in (0, pages - 1):
-        assert libc.mprotect(ctypes.c_void_p(whole.data_ptr() + page * PAGE), ctypes.c_size_t(PAGE), 0) == 0
-    begin = ((pages - 1) * PAGE - size) // 2 if at_its_end else PAGE // 2
-    return whole[begin : begin + matrix.numel()].view(matrix.shape).copy_(matrix)
 
 
 def assert_product(out: Tensor, a: Tensor, b: Tensor, bias: Tensor | None = None) -> None:
@@ -111,7 +88,7 @@ def test_the_product_is_that_of_float64(
     a, b = torch.randn(rows, depth, generator=random).bfloat16(), torch.randn(depth, columns, generator=random).bfloat16()
     bias = torch.randn(rows if out_turned else columns, generator=random).bfloat16() if with_bias else None
     in_memory = guarded(a.t() if a_turned else a, at_its_end), guarded(b.t() if b_turned else b, at_its_end)
-    out = guarded(torch.full((columns, rows) if out_turned else (rows, columns), torch.nan), at_its_end)
+    out = guarded(torch.full((columns, rows) if out_turned else (rows, columns), torch.nan).bfloat16(), at_its_end)
     strides = [matrix.stride(0) for matrix in (*in_memory, out)]
     own_bias = None if bias is None else guarded(bias, at_its_end)
     call(*in_memory, own_bias, out, [rows, columns, depth, *strides, *turned, 1, 1, 0, 0, 0, 0], threads)
@@ -134,7 +111,10 @@ def test_numbers_beside_a_result_stay(call: Call) -> None:
 def test_taps_read_no_pixel_beyond_the_images(call: Call, pixels: int, at_its_end: bool, threads: int) -> None:
     width, wide, high, channels, outputs = 9, 3, 2, 64, 32
     behind = places(high * wide, wide, width)
-    guard = partial(guarded, at_its_end=at_its_end)
+
+    def guard(x: Tensor) -> Tensor:
+        return guarded(x.bfloat16(), at_its_end)
+
     x, weight = guard(torch.randn(pixels, channels)), guard(torch.randn(outputs, len(behind), channels))
     bias = guard(torch.randn(outputs))
     whole, last = pixels - behind[-1], behind[-1]
