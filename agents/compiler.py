@@ -82,7 +82,9 @@ def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
 def _taught() -> str:
     """What the compiler learns here, as a word: compiled code on the disk was made by it, and torch does not ask for it by itself."""
     here = Path(__file__).parent
-    sources = (here / name for name in ("compiler.py", "operators.py", "taps.py", "products.py", "products.h"))
+    sources = (
+        here / name for name in ("compiler.py", "operators.py", "stacks.py", "taps.py", "products.py", "products.h", "stacks.h")
+    )
     return f"{multiplies_tiles()} {hashlib.sha256(b''.join(source.read_bytes() for source in sources)).hexdigest()}"
 
 

@@ -214,14 +214,18 @@ def test_the_compiler_uses_it_where_it_fits(function: Callable[..., Tensor], arg
         torch.testing.assert_close(one.double(), want, rtol=2**-7, atol=0.1)
 
 
-def test_what_the_compiler_was_taught_is_in_the_key_of_what_it_keeps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["operators.py", "taps.py", "products.py", "products.h", "stacks.py", "stacks.h"])
+def test_what_the_compiler_was_taught_is_in_the_key_of_what_it_keeps(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     from agents import compiler
 
     before = compiler._taught()
-    changed = tmp_path / "products.h"
-    changed.write_text(products.HEADER.read_text() + "\n// changed")
-    for name in ("compiler.py", "operators.py", "taps.py", "products.py"):
-        shutil.copy(products.HEADER.with_name(name), tmp_path)
+    sources = [*products.HEADER.parent.glob("*.py"), *products.HEADER.parent.glob("*.h")]
+    for source in sources:
+        shutil.copy(source, tmp_path)
+    with (tmp_path / name).open("a") as changed:
+        changed.write("\n")
     monkeypatch.setattr(compiler, "__file__", str(tmp_path / "compiler.py"))
     assert compiler._taught() != before
     assert before in torch.compiler.config.cache_key_tag
