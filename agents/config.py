@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+MIN_OPTIMISER_EPS = 1e-16
+"""On a CPU a square may be taken for zero from 1e-38 on (``runs.prepare.flush_denormals``), and its root divides a mean of up to 1e-18."""
+
 
 @dataclass(frozen=True)
 class AgentConfig:
@@ -189,7 +192,6 @@ class AgentConfig:
         not_negative = (
             "learning_starts_steps",
             "epsilon_decay_steps",
-            "optimiser_eps",
             "importance_anneal_steps",
             "shift_pixels",
             "intensity_scale",
@@ -197,6 +199,8 @@ class AgentConfig:
         for name in not_negative:
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"agent.{name} must not be negative, not {getattr(self, name)}")
+        if not self.optimiser_eps >= MIN_OPTIMISER_EPS:
+            raise ConfigError(f"agent.optimiser_eps must be at least {MIN_OPTIMISER_EPS:g}, not {self.optimiser_eps}")
         if self.target_ema_rate is not None and not 0 < self.target_ema_rate <= 1:
             raise ConfigError(f"agent.target_ema_rate must lie between 0 and 1 or be None, not {self.target_ema_rate}")
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:

@@ -22,7 +22,7 @@ from torch import Tensor
 from agents import priorities
 from agents.operators import once, take_rows
 from agents.priorities import Priorities
-from agents.stacks import Tiles, as_tiles
+from agents.stacks import STACK, Tiles, as_tiles
 from agents.update import Batch
 
 ACTION, REWARD, TERMINAL, FINAL, AGE = range(5)  # columns of ReplayStorage.meta
@@ -209,7 +209,7 @@ def sample(
     Args:
         uniform: [S, B] float64 in [0, 1). Single precision could not reach every row of a million evenly.
         importance_exponent: [] of the weights.
-        tiles: as which the observations are wanted, [S, B, H', W', height, width, 4] bfloat16; None: as they are.
+        tiles: as which stacks of four images are wanted, [S, B, H', W', height, width, 4] bfloat16; None: as they are.
     """
     first, count = storage.clock[0], storage.clock[1]
     seed = torch.arange(layout.seeds, device=uniform.device)[:, None]
@@ -283,14 +283,14 @@ def _stack(
     index = torch.where(reach == 0, newest[..., None], (row[..., None] - reach) % layout.capacity)
     inside = back <= age[..., None]
     index = (lane * rows)[..., None] + index
-    if tiles is not None:
+    if tiles is not None and layout.stack == STACK and layout.pixels:
         if layout.stack_padding == "zeros":
             index = torch.where(inside, index, -1)
         return as_tiles(frames, index.flatten(0, 1), tiles).unflatten(0, index.shape[:2])
     obs = take_rows(frames, index.flatten()).unflatten(0, index.shape)
     if layout.stack_padding == "zeros":
         obs = obs * once(inside.to(frames.dtype)).view(*inside.shape, *(1 for _ in layout.frame_shape))
-    return interleaved(obs) if layout.stack == 4 and layout.pixels and obs.device.type == "cpu" else obs
+    return interleaved(obs) if layout.stack == STACK and layout.pixels and obs.device.type == "cpu" else obs
 
 
 def interleaved(obs: Tensor) -> Tensor:

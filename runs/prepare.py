@@ -278,8 +278,9 @@ def flush_denormals() -> None:
     """Let a CPU take numbers nearer to zero than float32's smallest normal one, 1.2e-38, for zero.
 
     It computes with them a hundred times slower, and an optimiser's running means are full of them: where a unit is dead, Adam's mean
-    of a gradient shrinks by a tenth an update and is there after 800. No parameter moves by so little. It holds for the thread
-    that calls and for threads that it starts later, hence it is called before torch has started any.
+    of a gradient shrinks by a tenth an update and is there after 800. No parameter moves by so little, with an epsilon that
+    agents/config.py allows. The mode is one of the thread that calls and, on Linux, of those that it starts later: hence this comes
+    before torch starts its own, and it stays.
     """
     torch.set_flush_denormal(True)  # False where the CPU cannot: it then is as slow as it is
 

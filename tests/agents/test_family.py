@@ -149,6 +149,7 @@ def test_an_unknown_agent_is_refused_with_the_nearest_name() -> None:
         ("max_grad_norm", 0.0),
         ("replay_capacity", 3),
         ("epsilon_end", -0.1),
+        ("optimiser_eps", 0.0),
     ],
 )
 def test_settings_that_cannot_work_are_refused_by_name(setting: str, value: object) -> None:

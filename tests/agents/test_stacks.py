@@ -122,20 +122,21 @@ def test_what_the_replay_gives_is_what_the_first_layer_makes_of_its_stacks(chang
 
 @needs_tiles
 @pytest.mark.parametrize(
-    ("changes", "used"),
+    ("changes", "pixels", "used"),
     [
-        ({"encoder": "der"}, 2),
-        ({"encoder": "nature"}, 2),
-        ({"encoder": "der", "precision": "fp32"}, 0),
-        ({"encoder": "der", "augment": True}, 0),  # which shifts pixels before they are tiles
+        ({"encoder": "der"}, True, 2),
+        ({"encoder": "nature"}, True, 2),
+        ({"encoder": "der"}, False, 0),  # images of floats
+        ({"encoder": "der", "precision": "fp32"}, True, 0),
+        ({"encoder": "der", "augment": True}, True, 0),  # which shifts pixels before they are tiles
     ],
     ids=str,
 )
 def test_an_update_takes_both_observations_as_tiles_where_it_reads_them_so(
-    changes: dict[str, Any], used: int, monkeypatch: pytest.MonkeyPatch
+    changes: dict[str, Any], pixels: bool, used: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = AgentConfig(**({"precision": "bf16", "hidden": (32,)} | changes))
-    rules = layout(seeds=1, envs_per_seed=1, frame_shape=(40, 40), max_episode_steps=None)
+    rules = layout(seeds=1, envs_per_seed=1, frame_shape=(40, 40), pixels=pixels, max_episode_steps=None)
     learner = Learner(config, rules, 3, [0], compile=True)
     graphs = []
 
@@ -144,7 +145,7 @@ def test_an_update_takes_both_observations_as_tiles_where_it_reads_them_so(
         return graph.forward
 
     monkeypatch.setattr("torch._inductor.standalone_compile", seen)
-    learner.warm_up(np.zeros((rules.lanes, *rules.obs_shape), np.uint8))
+    learner.warm_up(np.zeros((rules.lanes, *rules.obs_shape), np.uint8 if pixels else np.float32))
     targets = [node.target for graph in graphs for node in graph.graph.nodes]
     assert targets.count(torch.ops.playmeter.stacks_as_tiles.default) == used
     assert targets.count(torch.ops.playmeter.take_rows.default) == 2 - used

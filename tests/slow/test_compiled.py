@@ -14,9 +14,13 @@ import torch
 
 from agents.compiler import compiled
 from agents.config import AgentConfig
+from agents.learner import Learner
+from agents.networks import QNetwork
+from agents.operators import multiplies_tiles
 from runs import schema
 from runs.config import RunConfig
 from tests.agents.test_learner import AGENTS, losses_of
+from tests.agents.test_replay import layout
 from tests.slow.test_torture import IQN, MINATAR, RAINBOW, SMALL
 from tests.torture import check_books, finish, folders, killed_at_steps, result
 
@@ -39,6 +43,42 @@ def test_eager_and_compiled_give_the_same_losses(
     """On the CPU; ``way`` is how it is compiled."""
     monkeypatch.setattr("agents.learner.compiled", lambda function, device: compiled(function, torch.device(way)))
     np.testing.assert_allclose(losses_of(config, seeds, compile=True), losses_of(config, seeds), rtol=5e-4)
+
+
+TILED: dict[str, dict[str, Any]] = {
+    "der": {"encoder": "der", "dueling": True, "noisy": True, "head": "c51", "prioritized": True, "envs_per_seed": 2},
+    "nature": {"encoder": "nature", "n_step": 3},
+}
+
+
+@pytest.mark.compiler
+@pytest.mark.skipif(not multiplies_tiles(), reason="this CPU does not multiply tiles of bfloat16")
+@pytest.mark.parametrize("ideas", TILED.values(), ids=TILED)
+@pytest.mark.parametrize("padding", ["zeros", "repeat"])
+def test_updates_from_tiles_are_those_from_stacks_bit_for_bit(
+    ideas: dict[str, Any], padding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = AgentConfig(hidden=(32,), batch_size=8, precision="bf16", learning_starts_steps=20, **ideas)
+    rules = layout(
+        seeds=2, envs_per_seed=config.envs_per_seed, frame_shape=(41, 43), n_step=config.n_step, stack_padding=padding,
+        prioritized=config.prioritized,
+    )  # fmt: skip
+
+    def trained() -> list[str]:
+        it, random = Learner(config, rules, [3, 2], [4, 5], compile=True), np.random.default_rng(0)
+        for step in range(60):
+            it.act(random.integers(0, 256, (rules.lanes, *rules.obs_shape), np.uint8))
+            if len(it.replay) and step > 20:
+                it.update()
+            over, cut = random.random((2, rules.lanes)) < 0.1
+            final = random.integers(0, 256, (rules.lanes, *rules.obs_shape), np.uint8)
+            it.record(np.zeros(rules.lanes, np.int64), random.normal(size=rules.lanes), over & ~cut, over | cut, cut, final)
+        assert it.updates > 30
+        return it.params_sha256()
+
+    tiled = trained()
+    monkeypatch.setattr(QNetwork, "tiles", lambda network: None)
+    assert trained() == tiled
 
 
 KINDS: dict[str, dict[str, Any]] = {
