@@ -1,6 +1,6 @@
 """What denormal numbers cost an update on a CPU, and how many there are: synthetic frames, as for tests.slow.step_parts.
 
-    python -m tests.slow.denormals der@atari dqn@atari
+    python -m tests.slow.denormals der@atari dqn@atari --precision bf16
 
 For each case without and with ``flush_denormals``, in processes of their own: milliseconds of an update by how many there were before, and the
 share of the numbers in Adam's (or RMSProp's) running means that are denormal.
@@ -12,9 +12,12 @@ import argparse
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from typing import Literal
 
 import torch
 
+from agents.family import agent_config
 from agents.learner import Learner
 from tests.slow import step_parts
 
@@ -27,7 +30,8 @@ def denormal_share(learner: Learner) -> float:
     return float(((bits > 0) & (bits < SMALLEST_NORMAL_BITS)).mean())
 
 
-def measure(case: str, flushing: bool, updates: int, every: int) -> None:
+def measure(case: str, precision: Literal["fp32", "bf16"], flushing: bool, updates: int, every: int) -> None:
+    step_parts.agent_config = lambda agent, domain: replace(agent_config(agent, domain), precision=precision)
     if not flushing:
         step_parts.flush_denormals = lambda: None
     learner, obs = step_parts.build(case, torch.device("cpu"), True, False)
@@ -45,6 +49,7 @@ def measure(case: str, flushing: bool, updates: int, every: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="+")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--updates", type=int, default=3_000)
     parser.add_argument("--every", type=int, default=500)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -53,11 +58,20 @@ def main() -> None:
     for case in own.cases:
         if own.flushing is not None:
             torch.set_num_threads(own.threads)
-            measure(case, own.flushing == "on", own.updates, own.every)
+            measure(case, own.precision, own.flushing == "on", own.updates, own.every)
             continue
         for flushing in ("off", "on"):
             print(f"{case}, flushing {flushing}", flush=True)
-            sizes = ["--updates", str(own.updates), "--every", str(own.every), "--threads", str(own.threads)]
+            sizes = [
+                "--precision",
+                own.precision,
+                "--updates",
+                str(own.updates),
+                "--every",
+                str(own.every),
+                "--threads",
+                str(own.threads),
+            ]
             command = [sys.executable, "-m", "tests.slow.denormals", case, "--flushing", flushing, *sizes]
             subprocess.run(command, check=True)
 
