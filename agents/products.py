@@ -1,4 +1,5 @@
-"""Products of bfloat16 matrices in compiled code, on a CPU with AMX: agents/products.h instead of calls of a library.
+"""C++ of ours in compiled code, on a CPU with AMX: agents/products.h for products of bfloat16 matrices, instead of calls of a library, and
+agents/stacks.h for agents/stacks.py.
 
 In a small network a call of torch's product takes longer to get going than to compute: its own code and tables have left the caches, and
 what it needs is looked up and arranged anew each time.
@@ -27,7 +28,7 @@ MIN_ROWS = 32
 
 def teach_products() -> None:
     """Have the compiler use agents/products.h for agents/taps.py, and for ``aten.mm`` and ``aten.addmm`` of bfloat16 matrices on a CPU,
-    where they fit."""
+    where they fit; and agents/stacks.h."""
     _teach_taps()
     _teach_stacks()
     aten = torch.ops.aten
