@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -158,13 +159,13 @@ class Learner:
         return self._q_values(self.params, obs, self._legal).argmax(-1)
 
     def _watch(self, obs: Tensor, record: Record) -> None:
-        """Make a graph of choosing the best action for so many lanes; where that fails, as for want of memory, there is none."""
+        """Make a graph of choosing the best action for so many lanes; where that fails, as for want of memory, it is said once."""
         self._greedy(obs)  # what is only done once, as looking for the fastest kernel, cannot be recorded
         self._watched, self._greedy_graph = obs, None  # the one for other lanes is freed first
         try:
             self._greedy_graph = replayed(self._greedy, (obs,), record)
-        except RuntimeError:
-            self._greedy_graph = None
+        except RuntimeError as error:
+            warnings.warn(f"evaluating {obs.shape[:2].numel()} lanes without a CUDA graph, slower: {error}", stacklevel=3)
 
     def warm_up(self, obs: NDArray[Any]) -> None:
         """Compile before the clock of the first step runs: the calls of a training once, on copies, so that nothing is changed.

@@ -36,9 +36,10 @@ def make(
         ValueError: the seeds do not fit the lanes, or the games not each other.
     """
     env_specs = [spec(name) for name in ([env_id] * num_envs if isinstance(env_id, str) else env_id)]
-    seeds = lane_seeds(seeds, num_envs) if isinstance(seeds, int) else [int(seed) for seed in seeds]
-    if num_envs < 1 or not len(env_specs) == len(seeds) == num_envs or min(seeds) < 0:
+    given = [seeds] * num_envs if isinstance(seeds, int) else [int(seed) for seed in seeds]
+    if not len(env_specs) == len(given) == num_envs > 0 or min(given) < 0:
         raise ValueError(f"{num_envs} lanes need as many games and as many seeds, each >= 0: got {len(env_specs)} and {seeds}")
+    seeds = lane_seeds(seeds, num_envs) if isinstance(seeds, int) else given
     if len({env_spec.kind for env_spec in env_specs}) > 1:
         raise ValueError(
             f"{' and '.join(dict.fromkeys(s.id for s in env_specs))} cannot be played side by side: their kinds differ"

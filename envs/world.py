@@ -104,8 +104,8 @@ class World(VectorEnv[Array, Array, Array]):
         """Start an episode in every lane. A World is seeded when it is made: ``seed`` and ``options`` must be None."""
         if seed is not None or options is not None:
             raise ValueError("a World is seeded by make(), lane by lane: reset() takes no seed and no options")
-        if self._sent:
-            raise RuntimeError("reset() between send() and recv()")
+        if self._sent or self.closed:
+            raise RuntimeError("reset() of a closed World" if self.closed else "reset() between send() and recv()")
         self._episode_frames[:] = 0
         everyone = np.ones(self.num_envs, np.bool_)
         if self._started:
@@ -123,8 +123,9 @@ class World(VectorEnv[Array, Array, Array]):
 
     def send(self, actions: Array) -> None:
         """Take one action a lane, int64 [L], and let the emulators work."""
-        if self._sent or not self._started:
-            raise RuntimeError("send() twice without recv()" if self._started else "send() before reset()")
+        if self._sent or not self._started or self.closed:
+            fault = "to a closed World" if self.closed else "twice without recv()" if self._started else "before reset()"
+            raise RuntimeError(f"send() {fault}")
         if np.shape(actions) != (self.num_envs,):  # before any emulator has its own
             raise ValueError(f"{self.num_envs} lanes take an action each, got an array {np.shape(actions)}")
         self._begin(actions)
@@ -134,8 +135,8 @@ class World(VectorEnv[Array, Array, Array]):
 
     def recv(self) -> StepResult:
         """Wait for the step that ``send`` began, and start the next episode of each lane that is done."""
-        if not self._sent:
-            raise RuntimeError("recv() without send()")
+        if not self._sent or self.closed:
+            raise RuntimeError("recv() of a closed World" if self.closed else "recv() without send()")
         self._sent = False
         obs, reward, terminated, truncated, info = self._finish()
         self.frames += info["frames"]

@@ -13,8 +13,8 @@ ATARI = ["ALE/Berzerk-v5", "ALE/Breakout-v5", "ALE/Breakout-v5"]  # their boots 
 MINATAR = ["MinAtar/Asterix-v1", "MinAtar/Breakout-v1", "MinAtar/Breakout-v1"]
 
 
-def opened(games: list[str], seeds: list[int]) -> World:
-    world = make(games, len(games), seeds)
+def opened(games: list[str], seeds: list[int], protocol: str | None = None) -> World:
+    world = make(games, len(games), seeds, protocol=protocol)
     world.reseed_steps = RESEED_STEPS
     return world
 
@@ -30,10 +30,13 @@ def play(world: World, actions: NDArray[np.int64]) -> list[tuple[NDArray[np.gene
     return seen
 
 
-@pytest.mark.parametrize("games", [ATARI, MINATAR])
-def test_a_lane_beside_other_games_plays_counts_and_comes_back_as_it_does_alone(games: list[str]) -> None:
+@pytest.mark.parametrize(("games", "protocol"), [(ATARI, "nature"), (ATARI, "sticky"), (MINATAR, None)])
+def test_a_lane_beside_other_games_plays_counts_and_comes_back_as_it_does_alone(
+    games: list[str], protocol: str | None
+) -> None:
     actions = np.random.default_rng(0).integers(0, 18, (STEPS, 3))
-    together, first, others = opened(games, [5, 6, 7]), opened(games[:1], [5]), opened(games[1:], [6, 7])
+    together = opened(games, [5, 6, 7], protocol)
+    first, others = opened(games[:1], [5], protocol), opened(games[1:], [6, 7], protocol)
     seen = play(together, actions)
     apart = zip(play(first, actions[:, :1]), play(others, actions[:, 1:]), strict=True)
     for step, (one, two) in zip(seen, apart, strict=True):
@@ -45,7 +48,7 @@ def test_a_lane_beside_other_games_plays_counts_and_comes_back_as_it_does_alone(
         )
     assert together.name == ", ".join(dict.fromkeys(games))
 
-    again = opened(games, [5, 6, 7])
+    again = opened(games, [5, 6, 7], protocol)
     np.testing.assert_array_equal(again.load_state_dict(together.state_dict()), seen[-1][0])
     np.testing.assert_array_equal(again.frames, together.frames)
     more = np.random.default_rng(1).integers(0, 18, (20, 3)) % together.num_actions
@@ -100,8 +103,11 @@ def test_games_of_other_shapes_and_lanes_without_a_game_are_refused() -> None:
         make(["MinAtar/Asterix-v1", "MinAtar/Seaquest-v1"], 2, 0)
     with pytest.raises(ValueError, match="cannot be played side by side: their kinds differ"):
         make(["MinAtar/Asterix-v1", "ALE/Pong-v5"], 2, 0)
-    with pytest.raises(ValueError, match="3 lanes need as many games and as many seeds, each >= 0: got 2"):
-        make(MINATAR[:2], 3, 0)
+    for games, lanes, seeds in (
+        (MINATAR[:2], 3, 0), (MINATAR, 3, -1), (MINATAR, 3, [1, 2]), (MINATAR, 3, [1, 2, -3]), ("CartPole-v1", -1, 0), ([], 0, []),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=f"^{lanes} lanes need as many games and as many seeds, each >= 0: got"):
+            make(games, lanes, seeds)
     state = opened(MINATAR, [1, 2, 3])
     state.reset()
     log = state.state_dict()

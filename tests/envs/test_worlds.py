@@ -127,6 +127,10 @@ def test_send_then_recv_is_a_step_and_misuse_is_an_error(env_id):
         split.reset()
     with pytest.raises(ValueError, match="make"):
         stepped.reset(seed=1)
+    stepped.close(), split.close()
+    for call in (stepped.reset, lambda: stepped.step(np.zeros(2, np.int64)), split.recv):
+        with pytest.raises(RuntimeError, match="closed World"):
+            call()
 
 
 def test_lane_seeds_do_not_depend_on_the_number_of_lanes():
