@@ -102,7 +102,7 @@ def teach_compiler() -> None:
     from torch._inductor.cpu_vec_isa import valid_vec_isa_list
 
     with ThreadPoolExecutor(1) as beside:
-        if not torch.cuda.is_available():  # what runs on a GPU needs no answer
+        if not torch.cuda.is_available() or torch.cpu._is_amx_tile_supported():  # what runs on a GPU needs no other answer
             beside.submit(valid_vec_isa_list)
         from torch._inductor.lowering import clone, fallback_handler, register_lowering
 

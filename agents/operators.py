@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
-from torch.torch_version import TorchVersion
+
+PRODUCTS_FOR_TORCH = "2.13."
 
 
 @torch.library.custom_op("playmeter::take_rows", mutates_args=())
@@ -40,12 +41,17 @@ def once(few: Tensor) -> Tensor:
 
 @cache
 def multiplies_tiles() -> bool:
-    """Whether compiled code may multiply tiles of bfloat16 (AMX): this CPU does, the system lets this process do it, and this torch
-    can be told to leave a kernel alone."""
+    """Whether compiled code may multiply tiles of bfloat16 (AMX): this CPU does, the system lets this process do it, the C++ compiler
+    knows the instructions (GCC 11), and this is the torch whose compiler agents/products.py was written for, which is not its public
+    part."""
     cpu = torch.cpu
-    if TorchVersion(torch.__version__) < "2.13":
+    if not torch.__version__.startswith(PRODUCTS_FOR_TORCH):
         return False
-    return cpu._is_amx_tile_supported() and cpu._is_avx512_bf16_supported() and cpu._init_amx()
+    if not (cpu._is_amx_tile_supported() and cpu._is_avx512_bf16_supported() and cpu._init_amx()):
+        return False
+    from torch._inductor.cpu_vec_isa import valid_vec_isa_list  # seconds to import
+
+    return any("amx_tile" in str(instructions) for instructions in valid_vec_isa_list())
 
 
 def kept(tensor: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -17,7 +18,7 @@ from torch._inductor.utils import run_and_get_code
 from agents.compiler import compiled
 from agents.config import AgentConfig
 from agents.networks import QNetwork, flat_network
-from agents.operators import multiplies_tiles, once, take_rows
+from agents.operators import PRODUCTS_FOR_TORCH, multiplies_tiles, once, take_rows
 from agents.update import Batch, OptState, UpdateNoise, make_update
 
 NATURE_TILES = (  # as large as the stride where each tap is a product, 2 x 2 where it is a convolution
@@ -41,6 +42,39 @@ def line(slope: float) -> Callable[[Tensor, Pair], tuple[Tensor, Pair]]:
         return out.sum(), Pair(gradient, pair.right - 1)
 
     return move
+
+
+AMX = {
+    "torch.cpu._is_amx_tile_supported": lambda: True,
+    "torch.cpu._is_avx512_bf16_supported": lambda: True,
+    "torch.cpu._init_amx": lambda: True,
+    "torch._inductor.cpu_vec_isa.valid_vec_isa_list": lambda: ["avx512 avx512_vnni amx_tile", "avx512", "avx2"],
+    "torch.__version__": "2.13.1+cpu",
+}
+
+
+@pytest.mark.parametrize(
+    "lacking",
+    [
+        None,
+        *((name, lambda: False) for name in list(AMX)[:3]),
+        ("torch._inductor.cpu_vec_isa.valid_vec_isa_list", lambda: ["avx512 avx512_vnni", "avx512", "avx2"]),  # an old g++
+        ("torch.__version__", "2.14.0"),
+        ("torch.__version__", "2.11.0"),
+    ],
+)
+def test_tiles_are_multiplied_only_where_cpu_system_compiler_and_torch_can(
+    lacking: tuple[str, object] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (AMX | dict([lacking] if lacking else [])).items():
+        monkeypatch.setattr(name, value)
+    assert multiplies_tiles.__wrapped__() == (lacking is None)
+
+
+def test_products_are_written_for_the_torch_that_is_pinned() -> None:
+    """Another one takes its library's products until somebody has looked: agents/operators.py."""
+    pins = Path(__file__).parents[2].joinpath("constraints.txt").read_text().splitlines()
+    assert [pin for pin in pins if pin.startswith(f"torch=={PRODUCTS_FOR_TORCH}")]
 
 
 @pytest.mark.parametrize("device", [CPU, GPU], ids=str)

@@ -31,9 +31,7 @@ def play(world: World, actions: NDArray[np.int64]) -> list[tuple[NDArray[np.gene
 
 
 @pytest.mark.parametrize(("games", "protocol"), [(ATARI, "nature"), (ATARI, "sticky"), (MINATAR, None)])
-def test_a_lane_beside_other_games_plays_counts_and_comes_back_as_it_does_alone(
-    games: list[str], protocol: str | None
-) -> None:
+def test_a_lane_beside_other_games_plays_counts_and_comes_back_as_it_does_alone(games: list[str], protocol: str | None) -> None:
     actions = np.random.default_rng(0).integers(0, 18, (STEPS, 3))
     together = opened(games, [5, 6, 7], protocol)
     first, others = opened(games[:1], [5], protocol), opened(games[1:], [6, 7], protocol)
