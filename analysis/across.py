@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis import convert, curves, statistics
+from analysis import convert, curves, statistics, tables
 from analysis.curves import Seed
 from analysis.statistics import Floats
 from runs.schema import EVALUATION, TRAINING, UNKNOWN, EnvRecord
@@ -128,25 +128,30 @@ def _dominates(a: dict[str, Any], b: dict[str, Any]) -> bool:
     return a["frames"] <= b["frames"] and a["kwh"] <= b["kwh"] and (a["frames"], a["kwh"]) != (b["frames"], b["kwh"])
 
 
-def suites(comparisons: Sequence[Comparison], envs: Mapping[str, EnvRecord], seeds: Mapping[str, Seed]) -> list[dict[str, Any]]:
-    """One entry a protocol on which two agents or more played the same games; ``envs``: comparison id -> environment."""
+def suites(
+    comparisons: Sequence[Comparison],
+    envs: Mapping[str, EnvRecord],
+    settings: Mapping[str, Mapping[str, Any]],
+    seeds: Mapping[str, Seed],
+) -> list[dict[str, Any]]:
+    """One entry a protocol on which two agents or more played the same games; ``envs`` and ``settings``: of each comparison id."""
     by_protocol: dict[tuple[str, str], list[Comparison]] = {}
     for c in comparisons:
         if c["score"]["iqm"] is not None and all(run in seeds for run in c["runs"]):
             by_protocol.setdefault((envs[c["id"]].kind, c["protocol"]), []).append(c)
-    made = [_suite(kind, protocol, members, envs, seeds) for (kind, protocol), members in by_protocol.items()]
+    made = [_suite(kind, protocol, members, envs, settings, seeds) for (kind, protocol), members in by_protocol.items()]
     return [suite for suite in made if suite is not None]
 
 
 def _suite(
-    kind: str, protocol: str, members: list[Comparison], envs: Mapping[str, EnvRecord], seeds: Mapping[str, Seed]
+    kind: str,
+    protocol: str,
+    members: list[Comparison],
+    envs: Mapping[str, EnvRecord],
+    settings: Mapping[str, Mapping[str, Any]],
+    seeds: Mapping[str, Seed],
 ) -> dict[str, Any] | None:
-    by_agent: dict[str, dict[str, Comparison]] = {}
-    for c in members:
-        own = {
-            name: value for name, value in c["differs"].items() if not name.startswith("env.")
-        }  # the protocol is the suite's
-        by_agent.setdefault(label(c["agent"], own, c["returns"]), {})[c["env"]] = c
+    by_agent = _by_agent(members, settings)
     games = _games(by_agent)
     agents = [name for name, played in by_agent.items() if games <= played.keys()]
     if len(agents) < 2 or not games:
@@ -165,6 +170,22 @@ def _suite(
         "left_out": [f"{name}: did not play {', '.join(sorted(games - played.keys()))}" for name, played in by_agent.items() if name not in agents],
         "improvement": _improvements(raw), **_aggregates(raw, scales),
     }  # fmt: skip
+
+
+def _by_agent(members: list[Comparison], settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Comparison]]:
+    """Agent -> game -> comparison. An agent that played a game with several settings is several agents, each with one name on all games."""
+    differ: dict[str, set[str]] = {}
+    for a, b in combinations(members, 2):
+        if (a["agent"], a["env"]) == (b["agent"], b["env"]):
+            differ.setdefault(a["agent"], set()).update(tables.differing(settings[a["id"]], settings[b["id"]]))
+    by_agent: dict[str, dict[str, Comparison]] = {}
+    for c in members:
+        named = [
+            name for name in sorted(differ.get(c["agent"], ())) if not name.startswith("env.")
+        ]  # the protocol is the suite's
+        name = label(c["agent"], {each: settings[c["id"]].get(each) for each in named}, c["returns"])
+        by_agent.setdefault(name, {})[c["env"]] = c
+    return by_agent
 
 
 def _games(by_agent: Mapping[str, Mapping[str, Comparison]]) -> set[str]:

@@ -43,17 +43,9 @@ def _differences(runs: list[Run]) -> list[dict[str, Any]]:
     for run in runs:
         mine, name = tables.run_settings(run), (run.record.env.id, run.record.agent)
         others = [tables.run_settings(other) for other in runs if (other.record.env.id, other.record.agent) == name]
-        names = sorted({setting for other in others for setting in _differing(mine, other)})
+        names = sorted({setting for other in others for setting in tables.differing(mine, other)})
         differences.append({setting: mine.get(setting) for setting in names})
     return differences
-
-
-def _differing(mine: dict[str, Any], other: dict[str, Any]) -> set[str]:
-    """Of two imports, or of a run and an import, the settings that both have: that one was not told its settings is no difference."""
-    names = mine.keys() | other.keys()
-    if "imported" in names:
-        names = (mine.keys() & other.keys()) | {"imported"}
-    return {name for name in names if mine.get(name) != other.get(name)}
 
 
 def _comparison_ids(records: list[schema.RunRecord]) -> list[str]:

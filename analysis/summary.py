@@ -100,7 +100,7 @@ def summarise(runs: Sequence[Run], left_out: Sequence[LeftOut], at: Rates = ANYW
         "runs": [_run(run, row, of_run[run.id], training.get(run.id), at) for run, row in _with_rows(runs)],
         "comparisons": comparisons,
         "environments": environments(runs, comparisons, seeds, at),
-        "suites": across.suites(comparisons, env_records(runs, comparisons), seeds),
+        "suites": across.suites(comparisons, env_records(runs, comparisons), _settings(runs, comparisons), seeds),
         "landmarks": [
             {
                 "name": it.system,
@@ -123,6 +123,12 @@ def env_records(runs: Sequence[Run], comparisons: Sequence[dict[str, Any]]) -> d
     """The environment of each comparison, by its id."""
     by_id = {run.id: run for run in runs}
     return {c["id"]: by_id[c["runs"][0]].record.env for c in comparisons}
+
+
+def _settings(runs: Sequence[Run], comparisons: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What was set in each comparison, by its id."""
+    by_id = {run.id: run for run in runs}
+    return {c["id"]: tables.run_settings(by_id[c["runs"][0]]) for c in comparisons}
 
 
 def environments(

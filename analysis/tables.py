@@ -230,6 +230,14 @@ def settings(record: schema.RunRecord) -> dict[str, Any]:
     return _flat("env", asdict(record.env)) | {"agent": record.agent, "budget": record.budget} | origin | _flat("", config)
 
 
+def differing(mine: Mapping[str, Any], other: Mapping[str, Any]) -> set[str]:
+    """The settings in which two differ. Of two imports, or of a run and an import, the settings that both have: that one was not told its settings is no difference."""
+    names = mine.keys() | other.keys()
+    if "imported" in names:
+        names = (mine.keys() & other.keys()) | {"imported"}
+    return {name for name in names if mine.get(name) != other.get(name)}
+
+
 def _flat(prefix: str, nested: dict[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in nested.items():

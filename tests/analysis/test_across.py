@@ -133,6 +133,29 @@ def test_a_suite_compares_the_agents_that_played_the_same_games(suite):
     assert suite["frames"] == {"ALE/Breakout-v5": 200_000, "ALE/Pong-v5": 200_000}
 
 
+@pytest.fixture
+def with_a_longer_run(results):
+    """Two agents on two games, and one of them on one game with twice the budget."""
+    for agent in "ab":
+        for env in (BREAKOUT, PONG):
+            write_run(results / env.id[4:] / agent, agent, env, scores=[1.0])
+    write_run(results / "Pong" / "longer", "a", PONG, steps=100_000, scores=[2.0, 2.0])
+    return results
+
+
+def test_an_agent_with_two_budgets_on_one_game_has_one_name_for_each_on_all_games(with_a_longer_run):
+    (entry,) = summarise(with_a_longer_run)["suites"]
+    assert (entry["agents"], entry["games"]) == (["a (budget 50000-steps)", "b"], ["ALE/Breakout-v5", "ALE/Pong-v5"])
+    assert entry["left_out"] == ["a (budget 100000-steps): did not play ALE/Breakout-v5"]
+
+
+def test_and_where_both_budgets_played_all_games_they_are_compared(with_a_longer_run):
+    write_run(with_a_longer_run / "Breakout" / "longer", "a", BREAKOUT, steps=100_000, scores=[2.0, 2.0])
+    (entry,) = summarise(with_a_longer_run)["suites"]
+    assert sorted(entry["agents"]) == ["a (budget 100000-steps)", "a (budget 50000-steps)", "b"]
+    assert entry["left_out"] == []
+
+
 def test_the_statistics_of_a_suite_are_over_normalised_scores_of_all_runs(suite):
     """By hand: Breakout random 1.7, human 30.5; Pong random -20.7, human 14.6."""
     breakout, pong = (lambda s: (s - 1.7) / (30.5 - 1.7)), (lambda s: (s + 20.7) / (14.6 + 20.7))
