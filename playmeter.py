@@ -49,6 +49,7 @@ EXPECTED = {
     "ReportError",
     "ClaimsError",
     "UnknownPlace",
+    "UnknownPrice",
 }
 
 

@@ -1,7 +1,8 @@
 """The baselines: agents of stable-baselines3 and sb3-contrib, with settings and their sources. ``runs/baselines.py`` trains them.
 
 The field names, and the defaults, are those of the libraries' constructors (2.9.2); what is set for a domain comes from RL Baselines3
-Zoo (``hyperparams/{dqn,qrdqn,ppo}.yml``) where it has the domain. Standard library only.
+Zoo (``hyperparams/{dqn,qrdqn,ppo}.yml``) where it has the domain: for Atari, and for CartPole, whose settings the other control tasks
+take too (the zoo tunes each, and normalises what PPO sees on two of them). Standard library only.
 """
 
 from __future__ import annotations
@@ -281,7 +282,7 @@ _DQN = Baseline(
         },
     },
     sources={
-        "classic": "zoo, dqn.yml CartPole-v1",
+        "classic": "zoo, dqn.yml CartPole-v1, for all four tasks",
         "minatar": f"{_NO_ZOO}, a warm-up of 1,000 steps",
         "atari": "zoo, dqn.yml atari",
     },
@@ -300,7 +301,7 @@ _QRDQN = Baseline(
         "atari": {"policy": "CnnPolicy", "buffer_size": 100_000, "exploration_fraction": 0.025, "clip_rewards": True},
     },
     sources={
-        "classic": "zoo, qrdqn.yml CartPole-v1",
+        "classic": "zoo, qrdqn.yml CartPole-v1, for all four tasks",
         "minatar": f"{_NO_ZOO}, a warm-up of 1,000 steps, a target copy every 1,000",
         "atari": "zoo, qrdqn.yml atari, but a replay of 100,000 steps (5.6 GB) where the library's default needs 56 GB",
     },
@@ -340,7 +341,7 @@ _PPO = Baseline(
         "minatar": _PPO_ATARI,
         "atari": {**_PPO_ATARI, "policy": "CnnPolicy", "clip_rewards": True},
     },
-    sources={"classic": "zoo, ppo.yml CartPole-v1", "minatar": _NO_ZOO, "atari": "zoo, ppo.yml atari"},
+    sources={"classic": "zoo, ppo.yml CartPole-v1, for all four tasks", "minatar": _NO_ZOO, "atari": "zoo, ppo.yml atari"},
     usual_steps={"classic": 100_000, "minatar": 5_000_000, "atari": 10_000_000},
     notes=(
         *_SHARED_NOTES,

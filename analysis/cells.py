@@ -98,26 +98,36 @@ def _score(score: Mapping[str, Any] | None, notes: Iterable[str] = ()) -> Cell:
 
 def agents(name: str, comparisons: Sequence[Mapping[str, Any]], looks: Sequence[Series]) -> Table:
     """Score and cost of one seed, a row an agent."""
+    rented = _rented(comparisons)
     columns = [("Agent", ""), ("Score", ""), ("Frames", ""), ("Human play", "h"), ("Time", "h"), ("GPU-hours", "h"), ("CPU-hours", "h"),
-               *MEANING, ("Model FLOPs", "")]  # fmt: skip
-    return Table(name, columns, [_agent(c) for c in comparisons], looks)
+               *MEANING, *RENT * rented, ("Model FLOPs", "")]  # fmt: skip
+    return Table(name, columns, [_agent(c, rented) for c in comparisons], looks)
 
 
 MEANING = (("Energy", "kWh"), ("CO₂", "kg"), ("Electricity", "USD"))
 
 
-def _meaning(entry: Mapping[str, Any], energy: Cell) -> list[Cell]:
-    """An energy and what it means, each with its interval."""
+RENT = (("GPU rent", "USD"),)
+
+
+def _rented(entries: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether any of them has a rent to show."""
+    return any(entry["gpu_rent_usd"] for entry in entries)
+
+
+def _meaning(entry: Mapping[str, Any], energy: Cell, rented: bool) -> list[Cell]:
+    """An energy and what it means, each with its interval, and the rent of a GPU where one is to be shown."""
     known = entry["co2_kg"] is not None
     spreads = (sentences.co2_spread(entry), sentences.money_spread(entry)) if known else ("", "")
     return [
         energy,
         Cell(units.mass(entry["co2_kg"]), entry["co2_kg"], (spreads[0],) * known, {"low": entry["low_co2_kg"], "high": entry["high_co2_kg"]}),
         Cell(units.money(entry["cost_usd"]), entry["cost_usd"], (spreads[1],) * known, {"low": entry["low_cost_usd"], "high": entry["high_cost_usd"]}),
+        *[Cell(units.money(entry["gpu_rent_usd"]), entry["gpu_rent_usd"], (sentences.rent_spread(entry),) * (entry["gpu_rent_usd"] is not None), {"low": entry["low_gpu_rent_usd"], "high": entry["high_gpu_rent_usd"]})] * rented,
     ]  # fmt: skip
 
 
-def _agent(c: Mapping[str, Any]) -> list[Cell]:
+def _agent(c: Mapping[str, Any], rented: bool) -> list[Cell]:
     score, energy = c["score"], c["energy"]
     kind = [score["estimator"] if score["n"] > 1 else "one seed" if score["n"] else "not evaluated"]
     if score["human_normalised"] is not None:
@@ -128,29 +138,30 @@ def _agent(c: Mapping[str, Any]) -> list[Cell]:
         _name(c, (f"{c['n_runs']} seed{'s' if c['n_runs'] != 1 else ''} · {c['budget']}", *c["notes"])), _score(score, kind),
         Cell(units.count(c["frames"]), c["frames"], (f"{units.count(c['steps'])} steps",)), _play(c["human_play_h"], c["human_play_reason"]),
         _hours(c["wall_h"]), Cell(units.hours(c["gpu_h"]) if c["gpu_h"] else "none", c["gpu_h"]), Cell(units.hours(c["cpu_h"]), c["cpu_h"]),
-        *_meaning(c, _energy(energy, how)), Cell(units.flops(c["flops"]), c["flops"]),
+        *_meaning(c, _energy(energy, how), rented), Cell(units.flops(c["flops"]), c["flops"]),
     ]  # fmt: skip
 
 
 def reach(name: str, comparisons: Sequence[Mapping[str, Any]], looks: Sequence[Series]) -> Table:
     """What it took to get to each level, a row an agent and level."""
+    rented = _rented(r for c in comparisons for r in c["frames_to_threshold"].values())
     columns = [("Agent", ""), ("Level", ""), ("Seeds there", ""), ("Frames", ""), ("Human play", "h"), ("Time", "h"), ("GPU-hours", "h"),
-               *MEANING, ("Model FLOPs", "")]  # fmt: skip
+               *MEANING, *RENT * rented, ("Model FLOPs", "")]  # fmt: skip
     rows, row_looks = [], []
     for c, look in zip(comparisons, looks, strict=True):
         for level, r in c["frames_to_threshold"].items():
-            rows.append(_reached(c, level, r))
+            rows.append(_reached(c, level, r, rented))
             row_looks.append(look)
     return Table(name, columns, rows, row_looks)
 
 
-def _reached(c: Mapping[str, Any], level: str, r: Mapping[str, Any]) -> list[Cell]:
+def _reached(c: Mapping[str, Any], level: str, r: Mapping[str, Any], rented: bool) -> list[Cell]:
     missed = r["n_reached"] <= r["n"] / 2  # the median over seeds did not get there
     return [
         _name(c), Cell(f"{sentences.THRESHOLD_NAMES[level]} {units.score(r['score'])}", r["score"]),
         Cell(f"{r['n_reached']} of {r['n']}", r["n_reached"]), Cell("not reached" if missed else units.count(r["frames"]), r["frames"]),
         _hours(r["human_play_h"]), _hours(r["wall_h"]), Cell(units.hours(r["gpu_h"] or None), r["gpu_h"]),
-        *_meaning(r, _energy(r)),
+        *_meaning(r, _energy(r), rented),
         Cell(units.flops(r["flops"]), r["flops"]),
     ]  # fmt: skip
 

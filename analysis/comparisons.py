@@ -73,7 +73,7 @@ def _compare(
         "frames": mean["frames"], "steps": mean["steps"], "updates": mean["updates"],
         "human_play_h": mean["human_play_h"], "human_play_reason": tables.no_play(runs[0]),
         "wall_h": convert.hours(mean["wall_s"]), "gpu_h": convert.hours(mean["gpu_allocated_s"]), "cpu_h": convert.hours(mean["cpu_s"]),
-        "flops": mean["flops"], **convert.meaning(tables.kwh(mean), at),
+        "flops": mean["flops"], **convert.meaning(tables.kwh(mean), at), **convert.rent(convert.hours(mean["gpu_allocated_s"]), at),
         "energy": tables.kwh(mean) | _pooled_method(runs),
         "frames_to_threshold": {name: reach(runs, score, seeds, at) for name, score in _thresholds(record.env).items()},
         "total": _total(_aggregate(tables.runs_table(members), "sum"), at),
@@ -166,7 +166,7 @@ def reach(runs: list[Run], score: float, all_seeds: Mapping[str, curves.Seed], a
         "score": score, "n_reached": len(by_seed), "n": len(seeds), "frames": median("frames"), "steps": median("steps"),
         "human_play_h": median("human_play_h"), "flops": median("flops"),
         "wall_h": None if wall_s is None else wall_s / 3600, "gpu_h": median("gpu_h"),
-        **kwh, **convert.meaning(kwh, at),
+        **kwh, **convert.meaning(kwh, at), **convert.rent(median("gpu_h"), at),
         "per_seed_frames": {str(seed): by_seed.get(seed, {}).get("frames") for seed in seeds},
     }  # fmt: skip
 
@@ -177,7 +177,7 @@ def _total(total: dict[str, Any], at: Rates) -> dict[str, Any]:
         "frames": total["frames"], "consumed_frames": total["consumed_frames"], "lost_frames": total["lost_frames"],
         "human_play_h": total["human_play_h"], "wall_h": convert.hours(total["process_wall_s"]),
         "gpu_h": convert.hours(total["gpu_allocated_s"]), "cpu_h": convert.hours(total["cpu_s"]), **kwh, "flops": total["flops"],
-        **convert.meaning(kwh, at),
+        **convert.meaning(kwh, at), **convert.rent(convert.hours(total["gpu_allocated_s"]), at),
     }  # fmt: skip
 
 

@@ -171,7 +171,7 @@ def content(runs: Sequence[tables.Run], result: Mapping[str, Any]) -> Content:
     seeds = curves.of_runs(runs)
     by_id = {c["id"]: c for c in result["comparisons"]}
     envs = summary.env_records(runs, result["comparisons"])
-    at = Rates(result["country"], result["price_usd_per_kwh"])
+    at = Rates(*(result[name] for name in ("country", "price_usd_per_kwh", "price_usd_per_gpu_hour", "pue")))
     each = SEED_LINES // len(result["environments"])
     sections = [[by_id[name] for name in entry["comparisons"]] for entry in result["environments"]]
     jobs = [  # the longest first

@@ -78,10 +78,6 @@ def write_report(
 
 
 def _check(targets: Sequence[Path], figures: Path | None, at: Rates) -> None:
-    price = at.usd_per_kwh
-    convert.grid_intensity(at.country)
-    if price is not None and not 0 <= price < float("inf"):
-        raise ReportError(f"the price is {price} USD per kWh: give a number that is not negative")
     if len({path.resolve() for path in targets}) < len(targets):
         raise ReportError(f"{targets[0]} is named for the page and for the summary: give two files")
     for path in targets:

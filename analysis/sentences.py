@@ -25,7 +25,14 @@ def headline(comparisons: list[dict[str, Any]], env: EnvRecord, at: Rates = ANYW
     best = best_of(comparisons)
     if best is None:
         return [f"No run on {env.id} has been evaluated yet."]
-    parts = (_reached(best, comparisons), _threshold(best), _playtime(best, env), _energy(best), _meaning(best, at))
+    parts = (
+        _reached(best, comparisons),
+        _threshold(best),
+        _playtime(best, env),
+        _energy(best),
+        _meaning(best, at),
+        _rent(best, at),
+    )
     return [text for text in parts if text]
 
 
@@ -141,6 +148,16 @@ def _meaning(best: dict[str, Any], at: Rates) -> str:
     )
 
 
+def _rent(best: dict[str, Any], at: Rates) -> str:
+    """Nothing where no price was given, or no GPU was used."""
+    if not best["gpu_rent_usd"] or at.gpu_hour is None:
+        return ""
+    return (
+        f"Renting a GPU for the {units.hours(best['gpu_h'])} that the seed had it costs {units.money(best['gpu_rent_usd'])} "
+        f"({rent_spread(best)}), {convert.gpu_price(at.gpu_hour).what}."
+    )
+
+
 def tiles(best: dict[str, Any]) -> list[dict[str, str]]:
     """The six figures above the curves: {name, value, note}."""
     score, energy = best["score"], best["energy"]
@@ -185,6 +202,12 @@ def money_spread(entry: Mapping[str, Any]) -> str:
     return _spread(units.money(entry["low_cost_usd"]), units.money(entry["high_cost_usd"]))
 
 
+def rent_spread(entry: Mapping[str, Any]) -> str:
+    if entry["gpu_rent_usd"] is None:
+        return "its GPU time is not known"
+    return _spread(units.money(entry["low_gpu_rent_usd"]), units.money(entry["high_gpu_rent_usd"]))
+
+
 def _spread(low: str, high: str) -> str:
     return "no interval known" if low == high else units.span(low, high)
 
@@ -197,7 +220,13 @@ def all_runs(total: Mapping[str, Any]) -> str:
     if total["kwh"] is None:
         parts.append("energy not known")
     else:
-        parts += [energy_text(total), f"{units.mass(total['co2_kg'])} of CO₂", units.money(total["cost_usd"])]
+        parts += [
+            energy_text(total),
+            f"{units.mass(total['co2_kg'])} of CO₂",
+            f"{units.money(total['cost_usd'])} of electricity",
+        ]
+    if total["gpu_rent_usd"]:
+        parts.append(f"{units.money(total['gpu_rent_usd'])} of GPU rent")
     if total["lost_frames"]:
         parts.append(f"{units.count(total['lost_frames'])} frames of lost work")
     return ", ".join(parts)
@@ -270,7 +299,14 @@ def rates(summary: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     """What CO2 and money rest on."""
     grid, price = convert.grid_intensity(summary["country"]), convert.electricity_price(summary["price_usd_per_kwh"])
     unsaid = "" if summary["country"] else "No country was given (--country), so this is the "
+    facility, gpu_hour = convert.pue(summary["pue"]).basis, summary["gpu_hour"]
+    rented = (
+        "No rent of GPUs is in it (--price-usd-per-gpu-hour)."
+        if gpu_hour is None
+        else f"GPU rent is that of the allocated hours, {gpu_hour['basis']}."
+    )
     return [
         ("CO₂", [f"{unsaid}{grid.basis}. Of making the electricity; the hardware's manufacture is not in it."]),
-        ("Money", [f"The electricity alone, {price.basis}."]),
+        ("Money", [f"Electricity {price.basis}.", rented]),
+        ("Building", [f"CO₂ and electricity: {facility}."]),
     ]

@@ -5,10 +5,11 @@ docs/json.md describes ``environments`` and ``suites``. Units stand in the names
     schema              1; grows when a name changes its meaning
     playmeter           version, null where the package is not installed
     generated_utc       ISO 8601
-    country, price_usd_per_kwh   as given, or null
+    country, price_usd_per_kwh, price_usd_per_gpu_hour, pue   as given, or null
     grid                {g_per_kwh, low, high, place, year, source}: what CO2 is computed with; without a country the world mean with
                         the range of countries, else low and high null
     electricity         {usd, low, high, what, basis} of a kWh: what money is computed with; without a price that of a dated table
+    gpu_hour            {usd, low, high, what, basis} of a GPU-hour, null where no price was asked for
     runs                one object a run folder
     comparisons         one object for runs of one environment and agent that may be pooled: same environment record (protocol
                         included), same agent settings, same budget, different seeds
@@ -30,7 +31,9 @@ A run:
                                               cpu, gpu, energy: this run's share of its process; wall: elapsed
     energy {joules, low_j, high_j, kwh, low_kwh, high_kwh, method, grade, absent [source], by_source {source: {joules, low_j, high_j, method, samples}}, notes [text]}
     co2_kg, low_co2_kg, high_co2_kg, cost_usd, low_cost_usd, high_cost_usd, brain_h, coffees
-                                              what the energy means; intervals hold those of energy and rate
+                                              what the energy means; intervals hold those of energy and rate. CO2 and cost, which is
+                                              that of electricity, are of energy times pue
+    gpu_rent_usd, low_gpu_rent_usd, high_gpu_rent_usd   of the allocated GPU time; null without a price
     flops {act, update, eval, total}
     peak_rss_bytes, peak_cuda_bytes (reserved), peak_cuda_allocated_bytes, params_sha256
     score, score_at_steps                     mean return of the last evaluation
@@ -53,6 +56,7 @@ training ONE seed cost. ``total`` is the sum over everything that was spent, unf
     returns, imported                         as of a run; imported is the format alone
     frames, steps, updates, human_play_h, human_play_reason, wall_h, gpu_h, cpu_h, flops
     co2_kg, low_co2_kg, high_co2_kg, cost_usd, low_cost_usd, high_cost_usd, brain_h, coffees   as of a run
+    gpu_rent_usd, low_gpu_rent_usd, high_gpu_rent_usd   as of a run
     energy {kwh, low_kwh, high_kwh, method, grade, absent}
     frames_to_threshold {reward_threshold | half_threshold | human | half_human: {score, n_reached, n, frames, steps, human_play_h,
                          wall_h, gpu_h, flops, per_seed_frames, kwh, low_kwh, high_kwh, and what it means as of a run}}
@@ -95,8 +99,11 @@ def summarise(runs: Sequence[Run], left_out: Sequence[LeftOut], at: Rates = ANYW
         "generated_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "country": at.country,
         "price_usd_per_kwh": at.usd_per_kwh,
+        "price_usd_per_gpu_hour": at.gpu_hour,
+        "pue": at.pue,
         "grid": asdict(convert.grid_intensity(at.country)),
         "electricity": asdict(convert.electricity_price(at.usd_per_kwh)),
+        "gpu_hour": None if at.gpu_hour is None else asdict(convert.gpu_price(at.gpu_hour)),
         "runs": [_run(run, row, of_run[run.id], training.get(run.id), at) for run, row in _with_rows(runs)],
         "comparisons": comparisons,
         "environments": environments(runs, comparisons, seeds, at),
@@ -193,7 +200,7 @@ def _run(run: Run, row: dict[str, Any], comparison: str, training: float | None,
         "wall_s": total.wall_s, "active_s": total.active_s, "cpu_s": total.cpu_s,
         "gpu_allocated_s": total.gpu_allocated_s, "gpu_busy_s": total.gpu_busy_s,
         "cpu_h": convert.hours(total.cpu_s), "gpu_h": convert.hours(total.gpu_allocated_s), "wall_h": convert.hours(total.wall_s),
-        "energy": _run_energy(run, row), **convert.meaning(tables.kwh(row), at),
+        "energy": _run_energy(run, row), **convert.meaning(tables.kwh(row), at), **convert.rent(convert.hours(total.gpu_allocated_s), at),
         "flops": asdict(total.flops) | {"total": total.flops.total},
         "peak_rss_bytes": total.peak_rss_bytes, "peak_cuda_bytes": total.peak_cuda_bytes,
         "peak_cuda_allocated_bytes": total.peak_cuda_allocated_bytes, "params_sha256": total.params_sha256,

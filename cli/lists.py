@@ -72,6 +72,7 @@ def agent_page(name: str) -> str:
     """Everything about one agent: paper, deviations, settings in each domain, and where they come from."""
     from agents.family import DOMAINS as domains
     from agents.family import agent_config, differences, lineage, member
+    from envs.protocols import PROTOCOLS
 
     entry = member(name)
     settings = {domain: asdict(agent_config(name, domain)) for domain in domains}
@@ -93,6 +94,9 @@ def agent_page(name: str) -> str:
             "",
             "deliberate deviations:",
             *deviations,
+            "",
+            "evaluated as the protocol says, whatever the paper did: epsilon "
+            + ", ".join(f"{protocol.eval_epsilon:g} in {protocol.name}" for protocol in PROTOCOLS.values()),
             "",
             "settings (* differs from the parent's or is set anew):",
             *rows,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis import units
-from analysis.convert import Rates, electricity_price, grid_intensity, kwh, meaning
+from analysis.convert import Rates, electricity_price, gpu_price, grid_intensity, kwh, meaning, rent
 from cli.parsing import file_or_dash
 from cli.train import Train, asked_config, train_arguments
 from runs.config import InputError
@@ -33,6 +33,10 @@ class Plan(Train):
     """Where it would run, for its CO2: a three-letter code or an English name; the default is the world mean with its range."""
     price_usd_per_kwh: float | None = None
     """Your price of electricity; the default is a dated table."""
+    price_usd_per_gpu_hour: str | None = None
+    """Count the rent of GPUs too: your price, or a device whose dated price is taken, e.g. 2.50 or "H100 SXM"."""
+    pue: str | None = None
+    """What the building draws for each kWh of the computer: a number such as 1.2, or a facility of a dated table, e.g. "Google Cloud"."""
     json: str | None = None
     """Write the forecast to this file as JSON, or to standard output with `-`."""
 
@@ -45,8 +49,7 @@ def plan_command(argv: Sequence[str]) -> int:
     assert isinstance(asked, Plan)
     config = asked_config(asked, settings, options, ("playmeter", "plan", *argv))
     check_asked(config, asked.seconds)
-    at = Rates(asked.country, asked.price_usd_per_kwh)
-    grid_intensity(at.country)  # an unknown country is said before the seconds are spent
+    at = Rates(asked.country, asked.price_usd_per_kwh, asked.price_usd_per_gpu_hour, asked.pue)
     more = [with_seeds(config, seeds) for seeds in asked.try_seeds]
     target = file_or_dash(asked.json)
     notice = (lambda text: None) if target == "-" else print
@@ -66,10 +69,11 @@ def with_seeds(config: RunConfig, seeds: int) -> RunConfig:
     return replace(config, seeds=tuple(range(seeds)))
 
 
-def costs(joules: Range | None, at: Rates) -> dict[str, float | None]:
-    if joules is None:
-        return meaning({"kwh": None, "low_kwh": None, "high_kwh": None}, at)
-    return meaning({"kwh": kwh(joules.value), "low_kwh": kwh(joules.low), "high_kwh": kwh(joules.high)}, at)
+def costs(forecast: Forecast, at: Rates) -> dict[str, float | None]:
+    joules, gpu_h = forecast.joules, forecast.gpu_h
+    ends = (None, None, None) if joules is None else (joules.value, joules.low, joules.high)
+    energy = {name: kwh(end) for name, end in zip(("kwh", "low_kwh", "high_kwh"), ends, strict=True)}
+    return meaning(energy, at) | rent(gpu_h.value, at, gpu_h.low, gpu_h.high)
 
 
 def text(
@@ -79,11 +83,12 @@ def text(
     seeds = len(config.seeds)
     yield f"{config.agent} on {config.env}, {config.budget} each, {seeds} seed(s): {forecast.steps:,} steps a seed"
     yield ""
-    rows = {"wall time": of(forecast.wall_s, units.duration), **costs_in_words(pace, forecast, at)}
+    found = costs(forecast, at)
+    rows = {"wall time": of(forecast.wall_s, units.duration), **costs_in_words(pace, forecast, found, at)}
     play = "no physical time" if forecast.play_s is None else f"{units.duration(forecast.play_s)} of human play"
     rows |= {
         "played": f"{units.count(forecast.frames)} frames ({play}), and {of(forecast.eval_frames, units.count)} in evaluations",
-        "GPU-hours": of(forecast.gpu_h, units.hours) if pace.gpus else "none",
+        "GPU-hours": gpu_in_words(forecast, found, at) if pace.gpus else "none",
         "model FLOPs": of(forecast.flops, units.flops),
         "memory": f"{units.size(pace.memory_bytes)}, {units.size(pace.replay_bytes)} of it the replay",
         "on disk": f"{units.size(pace.checkpoint_bytes)} of agents, and less than {units.size(pace.replay_bytes)} to resume from",
@@ -98,10 +103,18 @@ def text(
         yield from seeds_side_by_side([(pace, forecast), *others])
 
 
-def costs_in_words(pace: Pace, forecast: Forecast, at: Rates) -> dict[str, str]:
+def gpu_in_words(forecast: Forecast, found: Mapping[str, float | None], at: Rates) -> str:
+    hours = of(forecast.gpu_h, units.hours)
+    return (
+        hours
+        if at.gpu_hour is None
+        else f"{hours}: {spread(found, 'gpu_rent_usd', units.money)}, {gpu_price(at.gpu_hour).what}"
+    )
+
+
+def costs_in_words(pace: Pace, forecast: Forecast, found: Mapping[str, float | None], at: Rates) -> dict[str, str]:
     if forecast.joules is None:
         return {"energy": "no source has a number here: see --cpu-watts"}
-    found = costs(forecast.joules, at)
     sign = "" if pace.energy_method == MEASURED else "about "
     grid, price = grid_intensity(at.country), electricity_price(at.usd_per_kwh)
     return {
@@ -137,7 +150,7 @@ def as_json(
         "env": config.env,
         "budget": config.budget,
         "seeds": list(config.seeds),
-        "forecast": asdict(forecast) | costs(forecast.joules, at),
+        "forecast": asdict(forecast) | costs(forecast, at),
         "pace": asdict(pace),
         "side_by_side": [
             {"seeds": p.seeds, "wall_s_per_seed": f.wall_s.value / p.seeds} for p, f in [(pace, forecast), *others]

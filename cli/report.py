@@ -31,6 +31,10 @@ class Report:
     """Where the runs ran, for their CO2: a three-letter code or an English name, e.g. DEU; the default is the world mean with its range."""
     price_usd_per_kwh: float | None = None
     """Your price of electricity, for the costs in money; the default is a dated table that the report names."""
+    price_usd_per_gpu_hour: str | None = None
+    """Count the rent of GPUs too: your price, or a device whose dated price is taken, e.g. 2.50 or "H100 SXM"."""
+    pue: str | None = None
+    """What the building draws for each kWh of the computer: a number such as 1.2, or a facility of a dated table, e.g. "Google Cloud"."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ def report_command(argv: Sequence[str]) -> int:
     others = {"summary": asked.json, "markdown": asked.markdown, "figures": asked.figures}
     out = asked.out or (None if any(others.values()) else Path("report.html"))
     json_out = file_or_dash(asked.json)
-    at = Rates(asked.country, asked.price_usd_per_kwh)
+    at = Rates(asked.country, asked.price_usd_per_kwh, asked.price_usd_per_gpu_hour, asked.pue)
     write_report(list(asked.folders), out, json_out, at, asked.markdown, asked.figures)
     for name, path in ({"report": out} | others).items():
         if path is not None and path != "-":

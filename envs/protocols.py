@@ -23,8 +23,6 @@ class Protocol:
     eval_epsilon: float
     max_episode_frames: int | None  # None: the task's own time limit
     max_eval_episode_frames: int | None
-    reported: str
-    """Which returns the protocol calls its score: "training" or "evaluation"."""
     source: str
 
 
@@ -37,7 +35,6 @@ CONTROL = Protocol(
     eval_epsilon=0.0,
     max_episode_frames=None,
     max_eval_episode_frames=None,
-    reported="evaluation",
     source="gymnasium's registered tasks; 10 greedy episodes are our choice",
 )
 """Classic control and Box2D, as gymnasium registers them."""
@@ -51,10 +48,9 @@ MINATAR = Protocol(
     eval_epsilon=0.0,
     max_episode_frames=None,
     max_eval_episode_frames=None,
-    reported="training",
     source="Young and Tian 2019, arXiv 1903.03176: sticky actions 0.1, difficulty ramping on, training returns reported",
 )
-"""MinAtar's defaults with its minimal action sets (the -v1 ids)."""
+"""MinAtar's defaults with its minimal action sets (the -v1 ids). What the paper reports is training returns; the 10 evaluation episodes are ours."""
 
 NATURE = Protocol(
     name="nature",
@@ -65,7 +61,6 @@ NATURE = Protocol(
     eval_epsilon=0.05,
     max_episode_frames=108_000,
     max_eval_episode_frames=18_000,
-    reported="evaluation",
     source="Mnih et al. 2015, Methods: 30 episodes of up to 5 min, random no-op starts, epsilon 0.05; training cap 30 min: dqn_zoo",
 )
 """DQN as published in Nature."""
@@ -79,10 +74,9 @@ STICKY = Protocol(
     eval_epsilon=0.001,
     max_episode_frames=108_000,
     max_eval_episode_frames=108_000,
-    reported="training",
     source="Machado et al. 2018, arXiv 1709.06009; cap of 27,000 steps and epsilon 0.001 from Dopamine (the paper: 18,000 frames)",
 )
-"""Sticky actions, no life signal, no no-ops. What the protocol reports is training returns; the 10 evaluation episodes are ours."""
+"""Sticky actions, no life signal, no no-ops. What the paper reports is training returns; the 10 evaluation episodes are ours."""
 
 ATARI100K = Protocol(
     name="atari100k",
@@ -93,7 +87,6 @@ ATARI100K = Protocol(
     eval_epsilon=0.001,
     max_episode_frames=108_000,
     max_eval_episode_frames=108_000,
-    reported="evaluation",
     source="Dopamine labs/atari_100k (DER.gin, SPR.gin): 100 episodes, epsilon 0.001, no sticky actions, life loss is terminal",
 )
 """400,000 frames of training. Dopamine draws 0 to 29 no-op steps of 4 frames, we draw 0 to 30 frames."""

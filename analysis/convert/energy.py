@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import overload
 
-from analysis.convert.figure import Figure, scaled
+from analysis.convert.carbon import UnknownPlace
+from analysis.convert.figure import Figure, number
 from analysis.convert.tables import table
 
 JOULES_PER_KWH = 3.6e6
@@ -33,16 +35,19 @@ def mean_power_w(energy_kwh: float, hours: float) -> float:
     return energy_kwh * 1000 / hours
 
 
-def pue(facility: str) -> float:
-    """Power usage effectiveness, facility energy over IT energy (data/pue.csv). Raises KeyError for an unknown facility."""
-    return float(table("pue")[facility]["pue"])
+def pue(asked: str | None = None) -> Figure:
+    """Power usage effectiveness, facility energy over IT energy: the number given, or that of a facility of data/pue.csv by its name.
 
-
-def facility_kwh(it_kwh: float | None, facility: str | None = None) -> Figure | None:
-    """IT energy plus cooling and losses of the building. Without a facility it stays IT energy, and says so."""
-    if it_kwh is None:
-        return None
-    if facility is None:
-        return Figure(it_kwh, None, None, "IT energy, PUE 1.0: without what a data centre adds for cooling")
-    factor = pue(facility)
-    return scaled(it_kwh, factor, None, None, f"PUE {factor:g}, {facility} ({table('pue')[facility]['source']})")
+    Without either it stays IT energy, and says so. Raises UnknownPlace.
+    """
+    if asked is None:
+        return Figure(1.0, None, None, "IT energy, PUE 1.0: without what a data centre adds for cooling")
+    if (factor := number(asked)) is not None:
+        if not 1 <= factor < math.inf:
+            raise UnknownPlace(f"a PUE is facility energy over IT energy, a number from 1 on, not {asked}")
+        return Figure(factor, None, None, f"PUE {factor:g}, as given")
+    facilities = {name.lower(): row for name, row in table("pue").items()}
+    if asked.lower() not in facilities:
+        raise UnknownPlace(f"no PUE of {asked!r}: give a number from 1 on, or one of {', '.join(table('pue'))}")
+    row = facilities[asked.lower()]
+    return Figure(float(row["pue"]), None, None, f"PUE {row['pue']}, {row['facility']} ({row['source']})")

@@ -18,3 +18,11 @@ class Figure:
 def scaled(amount: float, factor: float, low: float | None, high: float | None, basis: str) -> Figure:
     """``amount`` times a factor that may have an interval."""
     return Figure(amount * factor, None if low is None else amount * low, None if high is None else amount * high, basis)
+
+
+def number(text: str) -> float | None:
+    """None where it is a name."""
+    try:
+        return float(text)
+    except ValueError:
+        return None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from statistics import median
 
-from analysis.convert.figure import Figure, scaled
+from analysis.convert.figure import Figure, number, scaled
 from analysis.convert.tables import rows, table
 
 
@@ -22,9 +24,15 @@ class Price:
     basis: str
 
 
+class UnknownPrice(ValueError):
+    """One line that says what can be given."""
+
+
 def electricity_price(usd_per_kwh: float | None = None) -> Price:
-    """The given price of a kilowatt-hour, else the mean of the United States with the range of its states."""
+    """The given price of a kilowatt-hour, else the mean of the United States with the range of its states. Raises UnknownPrice."""
     if usd_per_kwh is not None:
+        if not 0 <= usd_per_kwh < math.inf:
+            raise UnknownPrice(f"the price is {usd_per_kwh} USD per kWh: give a number that is not negative")
         return Price(usd_per_kwh, None, None, "price given", f"at {usd_per_kwh:g} USD per kWh, as given")
     row = table("electricity_prices")["us_all_sectors"]
     low, high = float(row["low"]), float(row["high"])
@@ -55,6 +63,19 @@ def device_price(device: str) -> Price | None:
         f"on demand, {_span(dates)}, {', '.join(vendors)}: {found[0]['source']}"
     )
     return Price(median(prices), min(prices), max(prices), f"rent of {device}", basis)
+
+
+def gpu_price(asked: str) -> Price:
+    """Renting a GPU for an hour: the price given, or that of a device of the dated table by its name. Raises UnknownPrice."""
+    if (usd := number(asked)) is not None:
+        if not 0 <= usd < math.inf:
+            raise UnknownPrice(f"the price is {usd} USD per GPU-hour: give a number that is not negative")
+        return Price(usd, None, None, "price given", f"at {usd:g} USD per GPU-hour, as given")
+    if (price := device_price(asked)) is not None:
+        return price
+    devices = list(dict.fromkeys(row["device"].removeprefix("NVIDIA ") for row in rows("cloud_prices")))
+    near = difflib.get_close_matches(asked.upper().removeprefix("NVIDIA "), devices, n=4, cutoff=0.4) or devices
+    raise UnknownPrice(f"no price of {asked!r} is in the table: give USD per GPU-hour, or {', '.join(near)}")
 
 
 def device_cost_usd(device_h: float | None, device: str, usd_per_h: float | None = None) -> Figure | None:

@@ -92,14 +92,48 @@ def test_power_and_energy_are_told_apart():
     assert convert.mean_power_w(1e9, 8766) == pytest.approx(114.08e6, rel=1e-4)  # 1 TWh a year: 1e12 Wh / 8766 h
 
 
-def test_pue_is_stated_and_1_unless_a_facility_is_named():
-    plain = convert.facility_kwh(10.0)
-    assert plain.value == 10
+def test_pue_is_stated_and_1_unless_it_is_given_or_a_facility_is_named():
+    plain = convert.pue()
+    assert plain.value == 1
     assert "IT energy" in plain.basis
-    cloud = convert.facility_kwh(10.0, "Google Cloud")
-    assert cloud.value == pytest.approx(11.2)
-    assert "PUE 1.12" in cloud.basis
-    assert convert.facility_kwh(None, "Google Cloud") is None
+    cloud = convert.pue("google cloud")
+    assert cloud.value == 1.12
+    assert "PUE 1.12, Google Cloud" in cloud.basis
+    assert (convert.pue("1.5").value, convert.pue("1.5").basis) == (1.5, "PUE 1.5, as given")
+    for unknown, said in (
+        ("Atlantis", "no PUE of 'Atlantis': give a number from 1 on, or one of .*OVHcloud"),
+        ("0.9", "not 0.9"),
+        ("nan", "not nan"),
+        ("inf", "not inf"),
+    ):
+        with pytest.raises(convert.UnknownPlace, match=said):
+            convert.pue(unknown)
+
+
+def test_co2_and_electricity_are_of_what_the_building_draws_brain_and_coffee_of_the_computer():
+    energy = {"kwh": 2.0, "low_kwh": 1.0, "high_kwh": 4.0}
+    plain, cooled = (convert.meaning(energy, convert.Rates("Germany", 0.3, pue=each)) for each in (None, "1.5"))
+    for name, value in cooled.items():
+        assert value == pytest.approx((1 if name in ("brain_h", "coffees") else 1.5) * plain[name]), name
+
+
+def test_a_rented_gpu_costs_what_was_given_or_what_the_table_says_of_its_kind():
+    given = convert.rent(2.0, convert.Rates(gpu_hour="2.5"))
+    assert given == {"gpu_rent_usd": 5, "low_gpu_rent_usd": 5, "high_gpu_rent_usd": 5}
+    prices = [float(row["usd_per_device_hour"]) for row in raw("cloud_prices") if row["device"] == "NVIDIA V100"]
+    table = convert.rent(10.0, convert.Rates(gpu_hour="V100"))
+    assert list(table.values()) == pytest.approx([10 * median(prices), 10 * min(prices), 10 * max(prices)])
+    forecast = convert.rent(2.0, convert.Rates(gpu_hour="2.5"), 1.0, 4.0)
+    assert list(forecast.values()) == [5, 2.5, 10]
+    for nothing in (convert.rent(None, convert.Rates(gpu_hour="2.5")), convert.rent(2.0, convert.ANYWHERE)):
+        assert set(nothing.values()) == {None}
+    for unknown, said in (
+        ("H1000", "no price of 'H1000' is in the table: give USD per GPU-hour, or .*H100"),
+        ("-1", "not negative"),
+        ("nan", "not negative"),
+    ):
+        with pytest.raises(convert.UnknownPrice, match=said):
+            convert.Rates(gpu_hour=unknown)
 
 
 def test_a_black_coffee_runs_a_brain_for_seven_minutes():

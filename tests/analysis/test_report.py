@@ -18,7 +18,7 @@ from selenium.webdriver.chrome.service import Service
 
 import playmeter
 from analysis import charts, report, sentences, summary, tables
-from analysis.convert import ANYWHERE, Rates
+from analysis.convert import ANYWHERE, Rates, UnknownPlace, UnknownPrice
 from analysis.report import ReportError, write_report
 from runs import schema
 from runs.schema import ESTIMATED, MEASURED, Energy
@@ -321,6 +321,35 @@ def test_co2_and_money_stand_in_page_tables_markdown_and_json_with_what_they_res
     assert "U.S. Energy Information Administration" in anywhere
 
 
+def test_the_rent_of_a_gpu_stands_beside_its_energy_where_a_price_was_given(results, tmp_path):
+    """83 s of a whole GPU at 36 USD an hour are 0.83 USD; half-way, where the level was reached, it is half of that."""
+    for agent in "ab":
+        write_run(results / agent, agent, device=GPU, wall_s=83.0, scores=[250.0, 480.0])
+    given = Rates("Germany", 0.3, "36", "1.2")
+    result = write_report([results], tmp_path / "r.html", None, given, tmp_path / "r.md")
+    first = result["comparisons"][0]
+    assert first["gpu_h"] == pytest.approx(83 / 3600)
+    assert first["gpu_rent_usd"] == first["total"]["gpu_rent_usd"] == result["runs"][0]["gpu_rent_usd"] == pytest.approx(0.83)
+    assert first["frames_to_threshold"]["half_threshold"]["gpu_rent_usd"] == pytest.approx(0.415)
+    page, markdown = text_of((tmp_path / "r.html").read_text()), (tmp_path / "r.md").read_text()
+    for text in (page, markdown):
+        assert "Renting a GPU for the 0.0231 h that the seed had it costs $0.830 (no interval known), price given." in text
+        assert "GPU rent is that of the allocated hours, at 36 USD per GPU-hour, as given." in text
+        assert "CO₂ and electricity: PUE 1.2, as given." in text
+        assert "$0.830 of GPU rent" in text
+    assert "| Electricity | GPU rent | Model FLOPs |" in markdown
+    without = text_of(page_of(results, tmp_path))
+    assert "No rent of GPUs is in it (--price-usd-per-gpu-hour)." in without
+    assert "GPU rent" not in without
+    assert "IT energy, PUE 1.0" in without
+
+
+def test_on_a_cpu_a_price_of_gpus_changes_nothing(five_seeds, tmp_path):
+    text = text_of(page_of(five_seeds, tmp_path, Rates(gpu_hour="36")))
+    assert "Renting a GPU" not in text
+    assert "of GPU rent" not in text
+
+
 def test_an_unknown_country_is_one_line_with_the_nearest_and_nothing_is_written(five_seeds, tmp_path, capsys):
     arguments = ["report", str(five_seeds), "--out", str(tmp_path / "r.html"), "--country", "Germny"]
     assert playmeter.main(arguments) == 2
@@ -343,11 +372,13 @@ def test_this_machine_is_not_named(five_seeds, tmp_path):
         (lambda t: ([t / "results"], t / "r", t / "r"), "for the page and for the summary"),
         (lambda t: ([t / "results"], t / "r.html", None, Rates(None, -1.0)), "not negative"),
         (lambda t: ([t / "results"], t / "r.html", None, Rates(None, float("nan"))), "not negative"),
+        (lambda t: ([t / "results"], t / "r.html", None, Rates(gpu_hour="-1")), "not negative"),
+        (lambda t: ([t / "results"], t / "r.html", None, Rates(pue="0.5")), "from 1 on"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(five_seeds, tmp_path, arguments, fault):
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(ReportError, match=fault) as error:
+    with pytest.raises((ReportError, UnknownPlace, UnknownPrice), match=fault) as error:
         write_report(*arguments(tmp_path))
     assert "\n" not in str(error.value)
     assert sorted(tmp_path.rglob("*")) == before

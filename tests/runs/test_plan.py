@@ -12,6 +12,8 @@ import pytest
 
 import playmeter
 from agents.config import AgentConfig
+from analysis.convert import ANYWHERE, Rates
+from cli.plan import costs, gpu_in_words
 from runs.budget import parse_budget
 from runs.checkpoint import Manifest, Store
 from runs.config import RunConfig
@@ -179,6 +181,9 @@ def test_the_command_prints_and_writes_what_it_found(capsys: pytest.CaptureFixtu
         (["sb3:dqn", "CartPole-v1"], "the family's agents"),
         (["dqn", "CartPole-v1", "--seconds", "0"], "--seconds"),
         (["dqn", "CartPole-v1", "--country", "Frence"], "France"),
+        (["dqn", "CartPole-v1", "--price-usd-per-kwh", "-1"], "not negative"),
+        (["dqn", "CartPole-v1", "--price-usd-per-gpu-hour", "H1000"], "H100"),
+        (["dqn", "CartPole-v1", "--pue", "0.5"], "from 1 on"),
         (["dqn", "CartPole-v1", "--budget", "soon"], "number"),
         (["dqn"], "plan needs an agent and an environment"),
         (["dqn", "CartPole-v1", "--try-seeds", "0"], "--try-seeds"),
@@ -189,6 +194,12 @@ def test_bad_input_is_one_line(words: list[str], said: str, capsys: pytest.Captu
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+
+
+def test_a_forecast_of_gpu_hours_says_what_renting_them_costs() -> None:
+    found, at = replace(forecast(PACE, JOB), gpu_h=Range(2, 1, 4)), Rates(gpu_hour="2.5")
+    assert gpu_in_words(found, costs(found, at), at) == "2.00 h (1.00–4.00 h): $5.00 ($2.50–$10.00), price given"
+    assert gpu_in_words(found, costs(found, ANYWHERE), ANYWHERE) == "2.00 h (1.00–4.00 h)"
 
 
 def test_forecasts_compare() -> None:
