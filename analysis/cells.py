@@ -123,7 +123,7 @@ def _meaning(entry: Mapping[str, Any], energy: Cell, rented: bool) -> list[Cell]
         energy,
         Cell(units.mass(entry["co2_kg"]), entry["co2_kg"], (spreads[0],) * known, {"low": entry["low_co2_kg"], "high": entry["high_co2_kg"]}),
         Cell(units.money(entry["cost_usd"]), entry["cost_usd"], (spreads[1],) * known, {"low": entry["low_cost_usd"], "high": entry["high_cost_usd"]}),
-        *[Cell(units.money(entry["gpu_rent_usd"]), entry["gpu_rent_usd"], (sentences.rent_spread(entry),) * (entry["gpu_rent_usd"] is not None), {"low": entry["low_gpu_rent_usd"], "high": entry["high_gpu_rent_usd"]})] * rented,
+        *[Cell(units.money(entry["gpu_rent_usd"]), entry["gpu_rent_usd"], sentences.rent_spread(entry), {"low": entry["low_gpu_rent_usd"], "high": entry["high_gpu_rent_usd"]})] * rented,
     ]  # fmt: skip
 
 

@@ -136,13 +136,14 @@ def _meaning(best: dict[str, Any], at: Rates) -> str:
         where = f"at the world mean of {grid.g_per_kwh:.0f} g/kWh, as no country was given"
     else:
         where = f"on the grid of {grid.place} ({grid.g_per_kwh:.0f} g/kWh in {grid.year})"
+    building = "" if at.pue is None else f", with a PUE of {convert.pue(at.pue).value:g},"
     price = (
         "at the price given"
         if at.usd_per_kwh is not None
         else f"at the {convert.electricity_price().what}, as no price was given"
     )
     return (
-        f"That is {units.mass(best['co2_kg'])} of CO₂ ({co2_spread(best)}) {where}, and {units.money(best['cost_usd'])} of electricity "
+        f"That{building} is {units.mass(best['co2_kg'])} of CO₂ ({co2_spread(best)}) {where}, and {units.money(best['cost_usd'])} of electricity "
         f"({money_spread(best)}) {price}. A human brain, at {convert.brain_power_w()[0]:g} W, runs on it for {brain}; "
         f"as food it is {units.significant(best['coffees'])} cups of black coffee."
     )
@@ -152,9 +153,10 @@ def _rent(best: dict[str, Any], at: Rates) -> str:
     """Nothing where no price was given, or no GPU was used."""
     if not best["gpu_rent_usd"] or at.gpu_hour is None:
         return ""
+    price, spread = convert.gpu_price(at.gpu_hour), "".join(f" ({text})" for text in rent_spread(best))
     return (
-        f"Renting a GPU for the {units.hours(best['gpu_h'])} that the seed had it costs {units.money(best['gpu_rent_usd'])} "
-        f"({rent_spread(best)}), {convert.gpu_price(at.gpu_hour).what}."
+        f"Renting a GPU for the {units.hours(best['gpu_h'])} that the seed had it costs {units.money(best['gpu_rent_usd'])}{spread}, "
+        f"at {units.money(price.usd)} an hour ({price.what})."
     )
 
 
@@ -202,10 +204,11 @@ def money_spread(entry: Mapping[str, Any]) -> str:
     return _spread(units.money(entry["low_cost_usd"]), units.money(entry["high_cost_usd"]))
 
 
-def rent_spread(entry: Mapping[str, Any]) -> str:
-    if entry["gpu_rent_usd"] is None:
-        return "its GPU time is not known"
-    return _spread(units.money(entry["low_gpu_rent_usd"]), units.money(entry["high_gpu_rent_usd"]))
+def rent_spread(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    """Nothing where one price was given, or nobody knows the time."""
+    if entry["low_gpu_rent_usd"] == entry["high_gpu_rent_usd"]:
+        return ()
+    return (units.span(units.money(entry["low_gpu_rent_usd"]), units.money(entry["high_gpu_rent_usd"])),)
 
 
 def _spread(low: str, high: str) -> str:
@@ -307,6 +310,6 @@ def rates(summary: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     )
     return [
         ("CO₂", [f"{unsaid}{grid.basis}. Of making the electricity; the hardware's manufacture is not in it."]),
-        ("Money", [f"Electricity {price.basis}.", rented]),
+        ("Money", [f"Electricity {price.basis}. {rented}"]),
         ("Building", [f"CO₂ and electricity: {facility}."]),
     ]

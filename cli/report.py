@@ -32,7 +32,7 @@ class Report:
     price_usd_per_kwh: float | None = None
     """Your price of electricity, for the costs in money; the default is a dated table that the report names."""
     price_usd_per_gpu_hour: str | None = None
-    """Count the rent of GPUs too: your price, or a device whose dated price is taken, e.g. 2.50 or "H100 SXM"."""
+    """Count the rent of GPUs too: your price, or a device whose dated price is taken, e.g. 2.50 or "H200 SXM"."""
     pue: str | None = None
     """What the building draws for each kWh of the computer: a number such as 1.2, or a facility of a dated table, e.g. "Google Cloud"."""
 

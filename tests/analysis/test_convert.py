@@ -118,6 +118,7 @@ def test_co2_and_electricity_are_of_what_the_building_draws_brain_and_coffee_of_
 
 
 def test_a_rented_gpu_costs_what_was_given_or_what_the_table_says_of_its_kind():
+    assert convert.gpu_price("H200 SXM").low == 10.6, "the example of README and --help"
     given = convert.rent(2.0, convert.Rates(gpu_hour="2.5"))
     assert given == {"gpu_rent_usd": 5, "low_gpu_rent_usd": 5, "high_gpu_rent_usd": 5}
     prices = [float(row["usd_per_device_hour"]) for row in raw("cloud_prices") if row["device"] == "NVIDIA V100"]

@@ -333,7 +333,8 @@ def test_the_rent_of_a_gpu_stands_beside_its_energy_where_a_price_was_given(resu
     assert first["frames_to_threshold"]["half_threshold"]["gpu_rent_usd"] == pytest.approx(0.415)
     page, markdown = text_of((tmp_path / "r.html").read_text()), (tmp_path / "r.md").read_text()
     for text in (page, markdown):
-        assert "Renting a GPU for the 0.0231 h that the seed had it costs $0.830 (no interval known), price given." in text
+        assert "Renting a GPU for the 0.0231 h that the seed had it costs $0.830, at $36.00 an hour (price given)." in text
+        assert "That, with a PUE of 1.2, is " in text
         assert "GPU rent is that of the allocated hours, at 36 USD per GPU-hour, as given." in text
         assert "CO₂ and electricity: PUE 1.2, as given." in text
         assert "$0.830 of GPU rent" in text
