@@ -23,6 +23,7 @@ from runs.prepare import (
     check_memory,
     check_warm_up,
     default_threads,
+    faster_precision,
     flush_denormals,
     keep_freed_memory,
     open_books,
@@ -139,6 +140,8 @@ class FamilyTrainer:
         together = not learns_while_playing(job.env_spec)
         actions = [env_spec.num_actions for env_spec in job.runs.env_specs]
         self.learner = Learner(agent, layout, actions, job.seeds, job.device, self.compiled, together)
+        if advice := faster_precision(agent, job.device, self.compiled):
+            job.notice(advice)
         if self.compiled or self.cuda_graphs:
             obs = np.zeros((world.num_envs, *layout.obs_shape), np.uint8 if layout.pixels else np.float32)
             self.learner.warm_up(obs)

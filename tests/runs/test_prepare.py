@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from agents.config import AgentConfig
+from runs.prepare import faster_precision
+
 PAGES_PER_UPDATE = """
 import resource
 import torch
@@ -70,3 +73,24 @@ def test_an_update_is_given_the_memory_that_the_one_before_it_freed() -> None:
     without, kept = map(float, done.stdout.split())
     assert without > 10, "what this is about: 10,240 pages of 4 KiB, or 20 huge ones"
     assert kept < without / 10
+
+
+@pytest.mark.parametrize(
+    ("amx", "agent", "device", "compiled", "told"),
+    [
+        (True, AgentConfig(encoder="nature"), "cpu", True, True),
+        (True, AgentConfig(encoder="der"), "cpu", True, True),
+        (False, AgentConfig(encoder="nature"), "cpu", True, False),
+        (True, AgentConfig(encoder="nature", precision="bf16"), "cpu", True, False),
+        (True, AgentConfig(encoder="minatar"), "cpu", True, False),
+        (True, AgentConfig(encoder="nature"), "cuda", True, False),
+        (True, AgentConfig(encoder="nature"), "cpu", False, False),
+    ],
+)
+def test_who_computes_pictures_in_float32_on_a_cpu_with_amx_is_told_what_is_faster(
+    amx: bool, agent: AgentConfig, device: str, compiled: bool, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runs.prepare.multiplies_tiles", lambda: amx)
+    advice = faster_precision(agent, torch.device(device), compiled)
+    assert (advice is not None) == told
+    assert advice is None or "--agent.precision bf16" in advice
