@@ -36,11 +36,11 @@ def write_report(
     out: Path | None,
     json_out: Path | Literal["-"] | None,
     at: Rates = ANYWHERE,
-    markdown: Path | None = None,
+    markdown: Path | Literal["-"] | None = None,
     figures: Path | None = None,
 ) -> dict[str, Any]:
     """Read the run folders at or below ``folders``; write the page to ``out``, the summary to ``json_out`` ("-": standard output), the
-    same content to ``markdown`` and every chart as SVG, PNG and PDF into the folder ``figures``, each where given. CO2 and money
+    same content to ``markdown`` ("-" too) and every chart as SVG, PNG and PDF into the folder ``figures``, each where given. CO2 and money
     are computed at the rates ``at``. Returns the summary, see docs/json.md.
 
     Raises UnknownPlace for an unknown country, and ReportError where there is nothing to report or a file cannot be written; then no
@@ -56,6 +56,7 @@ def write_report(
             aside.submit(charts.javascript)
         result = summary.summarise(runs, left_out, at)
     files: dict[Path, bytes] = {}
+    text: str | None = None
     if isinstance(json_out, Path):
         files[json_out] = _json(result).encode()
     if out is not None or markdown is not None or figures is not None:
@@ -63,8 +64,9 @@ def write_report(
         if out is not None:
             with debug_mode(False):  # Altair would validate every part of every chart; the tests draw them in a browser
                 files[out] = page(content, result).encode()
-        if markdown is not None:
-            files[markdown] = _render("report.md.j2", content, result).encode()
+        text = None if markdown is None else _render("report.md.j2", content, result)
+        if isinstance(markdown, Path) and text is not None:
+            files[markdown] = text.encode()
         if figures is not None:
             files |= {
                 figures / f"{name}.{ending}": data
@@ -74,6 +76,8 @@ def write_report(
     write_files(files, figures)
     if json_out == "-":
         sys.stdout.write(_json(result))
+    if markdown == "-" and text is not None:
+        sys.stdout.write(text)
     return result
 
 

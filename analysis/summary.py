@@ -180,8 +180,9 @@ def _frontiers(
 
 
 def training_returns(runs: Sequence[Run], last: int = 100) -> dict[str, float]:
-    """Mean return of the last training episodes of each run that has any."""
-    return {run.id: float(run.episodes["r"].tail(last).mean()) for run in runs if len(run.episodes)}  # type: ignore[arg-type]
+    """Mean return of the last training episodes of each run that has any; none where a loop wrote one that is no number."""
+    means = {run.id: float(run.episodes["r"].tail(last).mean()) for run in runs if len(run.episodes)}  # type: ignore[arg-type]
+    return {run: mean for run, mean in means.items() if np.isfinite(mean)}
 
 
 def _with_rows(runs: Sequence[Run]) -> list[tuple[Run, dict[str, Any]]]:

@@ -22,6 +22,7 @@ from analysis import convert
 from analysis.statistics import Floats
 from analysis.workers import spread
 from runs import schema
+from runs.budget import one_spelling
 
 
 class NoRunsError(ValueError):
@@ -153,6 +154,8 @@ def _check(record: schema.RunRecord) -> None:
         raise schema.SchemaError(f"{schema.RUN_FILE}: reward_threshold is {threshold!r}, it should be a number or null")
     if not (_is_number(record.share) and 0 < record.share <= 1):
         raise schema.SchemaError(f"{schema.RUN_FILE}: share is {record.share!r}, it should be above 0 and at most 1")
+    if type(record.seed) is not int or not 0 <= record.seed <= schema.MOST_SEED:
+        raise schema.SchemaError(f"{schema.RUN_FILE}: seed is {record.seed!r}, it should be a whole number from 0 to 2^63 - 1")
     texts = {"agent": record.agent, "env.id": record.env.id, "env.protocol": record.env.protocol, "budget": record.budget}
     for name, value in texts.items():
         if not isinstance(value, str):
@@ -227,7 +230,12 @@ def settings(record: schema.RunRecord) -> dict[str, Any]:
     """Every setting that must agree before runs are pooled, nested ones by their dotted name."""
     config = {name: value for name, value in record.agent_config.items() if name != "seed"}
     origin = {"imported": record.imported.get("format")} if record.imported else {}
-    return _flat("env", asdict(record.env)) | {"agent": record.agent, "budget": record.budget} | origin | _flat("", config)
+    return (
+        _flat("env", asdict(record.env))
+        | {"agent": record.agent, "budget": one_spelling(record.budget)}
+        | origin
+        | _flat("", config)
+    )
 
 
 def differing(mine: Mapping[str, Any], other: Mapping[str, Any]) -> set[str]:
@@ -325,6 +333,8 @@ _MONITOR_COLUMNS: dict[str, Any] = {"r": pl.Float64, "l": pl.Int64, "t": pl.Floa
 def _monitor(folder: Path) -> pl.DataFrame:
     """``monitor.csv`` without its ``#`` comment line and without a last line that was cut off; empty where there is none."""
     path = folder / schema.MONITOR_FILE
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise schema.SchemaError(f"{schema.MONITOR_FILE} cannot be read: it is no file")
     whole = path.read_bytes().rpartition(b"\n")[0] if path.exists() else b""
     body = whole.partition(b"\n")[2] if whole.startswith(b"#") else whole
     if not body.strip():

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis import units
 from cli import nearest
-from cli.parsing import file_or_dash, parse
+from cli.parsing import parse, writable_or_dash, write_json
 from runs.config import InputError
 
 if TYPE_CHECKING:
@@ -41,24 +39,21 @@ def bench_command(argv: Sequence[str]) -> int:
     asked: Bench = parse(Bench, argv, "bench")
     if asked.repeats < 1 or not 3 <= asked.seconds <= 600 or (asked.threads is not None and asked.threads < 1):
         raise InputError("--repeats and --threads must be at least 1, and --seconds lie between 3 and 600")
+    target = writable_or_dash(asked.json)
     from runs.bench import CASES, bench, machine  # importing torch takes seconds
 
     known = [case.name for case in CASES]
     for name in asked.only:
         if name not in known:
             raise InputError(f"unknown case {name!r}{nearest(name, known)}; there are {', '.join(known)}")
-    target = file_or_dash(asked.json)
     stream = sys.stderr if target == "-" else sys.stdout
     of, found = machine(asked.device, asked.threads), []
     print(hardware(of), file=stream, flush=True)
     for one in bench(of, list(asked.only or known), asked.repeats, asked.seconds, asked.device, asked.threads):
         print(row(one), file=stream, flush=True)
         found.append(one)
-    words = json.dumps({"machine": asdict(of), "cases": [asdict(one) for one in found]}, indent=2, allow_nan=False) + "\n"
-    if isinstance(target, Path):
-        target.write_text(words, encoding="utf-8")
-    elif target == "-":
-        sys.stdout.write(words)
+    if target is not None:
+        write_json(target, {"machine": asdict(of), "cases": [asdict(one) for one in found]})
     return 0
 
 

@@ -166,6 +166,8 @@ def board_command(argv: Sequence[str]) -> int:
     """Open TensorBoard on the run folders."""
 
     asked: Board = parse(Board, argv, "board")
+    if not 0 < asked.port < 2**16:
+        raise InputError(f"--port must lie between 1 and 65535, not {asked.port}")
     if not any(asked.folder.rglob("events.out.tfevents*")):
         raise InputError(f"{asked.folder} holds no TensorBoard curves: train first, or name the folder given to --out")
     import subprocess

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
+import os
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from itertools import takewhile
@@ -14,7 +17,7 @@ from typing import Any, Literal
 import tyro
 
 from cli import nearest
-from runs.config import InputError
+from runs.config import DiskError, InputError
 
 
 def parse(kind: Any, argv: Sequence[str], command: str, default: Any = None) -> Any:
@@ -58,3 +61,26 @@ def flags(options: Any, prefix: str = "--") -> list[str]:
 
 def file_or_dash(target: str | None) -> Path | Literal["-"] | None:
     return "-" if target == "-" else Path(target) if target else None
+
+
+def writable_or_dash(target: str | None) -> Path | Literal["-"] | None:
+    """The same, for what is written after minutes of work. Raises InputError where that would fail."""
+    path = file_or_dash(target)
+    if isinstance(path, Path):
+        if not path.absolute().parent.is_dir():
+            raise InputError(f"{path.parent} does not exist: make that folder first, or name a file elsewhere")
+        if path.is_dir() or not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+            raise InputError(f"{path} cannot be written: name a file elsewhere")
+    return path
+
+
+def write_json(target: Path | Literal["-"], content: Any) -> None:
+    """Raises DiskError."""
+    words = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    if target == "-":
+        sys.stdout.write(words)
+        return
+    try:
+        target.write_text(words, encoding="utf-8")
+    except OSError as error:
+        raise DiskError(f"{target} cannot be written: {error.strerror}") from error

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis import units
 from analysis.convert import Rates, electricity_price, gpu_price, grid_intensity, kwh, meaning, rent
-from cli.parsing import file_or_dash
+from cli.parsing import writable_or_dash, write_json
 from cli.train import Train, asked_config, train_arguments
 from runs.config import InputError
 from runs.schema import MEASURED
@@ -51,15 +48,15 @@ def plan_command(argv: Sequence[str]) -> int:
     check_asked(config, asked.seconds)
     at = Rates(asked.country, asked.price_usd_per_kwh, asked.price_usd_per_gpu_hour, asked.pue)
     more = [with_seeds(config, seeds) for seeds in asked.try_seeds]
-    target = file_or_dash(asked.json)
+    target = writable_or_dash(asked.json)
     notice = (lambda text: None) if target == "-" else print
     notice(f"trying {config.agent} on {config.env} for {asked.seconds:g} s ...")
     pace, forecast = plan(config, asked.seconds, notice)
     others = [plan(one, asked.seconds, notice) for one in more]
-    if target is not None:
-        write(target, as_json(config, pace, forecast, others, at))
     if target != "-":
         print("\n".join(text(config, pace, forecast, others, at)))
+    if target is not None:
+        write_json(target, as_json(config, pace, forecast, others, at))
     return 0
 
 
@@ -156,11 +153,3 @@ def as_json(
             {"seeds": p.seeds, "wall_s_per_seed": f.wall_s.value / p.seeds} for p, f in [(pace, forecast), *others]
         ],
     }
-
-
-def write(target: Path | str, content: dict[str, Any]) -> None:
-    words = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    if isinstance(target, Path):
-        target.write_text(words, encoding="utf-8")
-    else:
-        sys.stdout.write(words)

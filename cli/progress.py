@@ -60,7 +60,10 @@ class ProgressLine:
         parts = []
         if self.config.more_envs:
             parts.append(progress.games[0] if len(progress.games) == 1 else f"{len(progress.games)} games")
-        parts += [f"{progress.fraction:4.0%}", f"{units.count(progress.steps_per_s)} steps/s"]
+        pace = (
+            "evaluating" if progress.evaluating and not progress.steps_per_s else f"{units.count(progress.steps_per_s)} steps/s"
+        )
+        parts += [f"{progress.fraction:4.0%}", pace]
         if progress.eval_score is not None:
             parts.append(f"score {units.score(progress.eval_score)}")
         elif progress.train_score is not None:

@@ -11,6 +11,7 @@ import tyro
 from tyro.conf import Positional
 
 from cli.parsing import file_or_dash, parse
+from runs.config import InputError
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,8 @@ class Report:
     """The page; report.html unless only --json, --markdown or --figures is asked for."""
     json: str | None = None
     """Write the machine-readable summary (docs/json.md) to this file, or to standard output with `-`."""
-    markdown: Path | None = None
-    """Write the same content as Markdown, for a paper's appendix or a pull request."""
+    markdown: str | None = None
+    """Write the same content as Markdown, for a paper's appendix or a pull request, or to standard output with `-`."""
     figures: Path | None = None
     """Write every chart into this folder, as SVG, PNG and PDF."""
     country: str | None = None
@@ -62,12 +63,14 @@ def report_command(argv: Sequence[str]) -> int:
     asked: Report = parse(Report, argv, "report")
     others = {"summary": asked.json, "markdown": asked.markdown, "figures": asked.figures}
     out = asked.out or (None if any(others.values()) else Path("report.html"))
-    json_out = file_or_dash(asked.json)
+    json_out, markdown = file_or_dash(asked.json), file_or_dash(asked.markdown)
+    if json_out == markdown == "-":
+        raise InputError("--json - and --markdown - would both write to standard output: name a file for one")
     at = Rates(asked.country, asked.price_usd_per_kwh, asked.price_usd_per_gpu_hour, asked.pue)
-    write_report(list(asked.folders), out, json_out, at, asked.markdown, asked.figures)
+    write_report(list(asked.folders), out, json_out, at, markdown, asked.figures)
     for name, path in ({"report": out} | others).items():
         if path is not None and path != "-":
-            print(f"{name}: {path}", file=sys.stderr if asked.json == "-" else sys.stdout)
+            print(f"{name}: {path}", file=sys.stderr if "-" in (asked.json, asked.markdown) else sys.stdout)
     return 0
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
@@ -16,8 +19,8 @@ from agents.config import AgentConfig
 from cli import DIVERGED, INTERRUPTED, PREEMPTED
 from cli.parsing import parse
 from cli.progress import ProgressLine
-from runs.budget import parse_budget
-from runs.config import DOMAINS, InputError, RunConfig, check_energy
+from runs.budget import BudgetError, parse_budget
+from runs.config import DOMAINS, InputError, RunConfig, check_energy, check_seeds
 from runs.folder import check_writable
 
 if TYPE_CHECKING:
@@ -110,6 +113,10 @@ def train_arguments(
     name = positional[0] if positional else "dqn"
     env = positional[1] if len(positional) > 1 else "CartPole-v1"
     asked_for_help = "-h" in argv or "--help" in argv
+    if argv and argv[0].startswith("-") and not asked_for_help:
+        raise InputError(
+            f"{command} takes agent and environment first, e.g. `playmeter {command} dqn CartPole-v1 {argv[0]} ...`"
+        )
     if len(positional) < 2 and not asked_for_help:
         known = ", ".join([*FAMILY, *BASELINES])
         raise InputError(
@@ -173,10 +180,13 @@ def run_config(
 ) -> RunConfig:
     from envs import spec
 
-    if not seeds or min(seeds) < 0:
-        raise InputError("--seeds must be at least 1 and --first-seed at least 0")
+    check_seeds(seeds, settings)
     config = RunConfig(agent, envs[0], settings, tuple(seeds), **options, more_envs=tuple(envs[1:]))
     # What needs no torch is looked at before it is loaded, so that a slip is answered at once.
+    try:
+        parse_budget(config.checkpoint_every)
+    except BudgetError as error:
+        raise BudgetError(f"--checkpoint-every: {error}") from None
     for env in envs:
         parse_budget(config.budget).check(spec(env).frame_rate_hz)
     check_energy(config.energy)
@@ -186,16 +196,48 @@ def run_config(
 
 def run_and_tell(config: RunConfig) -> int:
     """Train with a progress line, then say what came of it."""
-    from runs.train import train
+    with told_to_end() as ending:
+        from runs.train import train  # importing torch takes seconds
 
-    with ProgressLine(config) as line:
-        outcomes = train(config, line.update, line.notice)
+        with ProgressLine(config) as line:
+            outcomes = train(config, line.update, line.notice)
+        if any(outcome.signal for outcome in outcomes):
+            ending()
     for outcome in outcomes:
         print(summary_line(outcome))
     signals = {outcome.signal for outcome in outcomes} - {None}
     if signals:
         return INTERRUPTED if signals == {signal.SIGINT} else PREEMPTED
     return DIVERGED if any(outcome.status == "diverged" for outcome in outcomes) else 0
+
+
+@contextmanager
+def told_to_end() -> Iterator[Callable[[], None]]:
+    """Exit as documented where a signal comes before a training takes it, or once more after that.
+
+    What it yields is called when an interrupted training is over: from then on a signal changes nothing, up to the process's end.
+    """
+    in_charge = threading.current_thread() is threading.main_thread()  # no other may set handlers
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1) if in_charge else ()
+    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in numbers}
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(PREEMPTED)
+
+    def ignore() -> None:
+        before.clear()
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
+
+    for number in numbers:
+        signal.signal(number, end)
+    try:
+        yield ignore
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def summary_line(outcome: Outcome) -> str:

@@ -291,7 +291,7 @@ def check(job: Job, config: BaselineConfig) -> None:
         if job.budget.quantity == "steps" and job.budget.amount < rollout:
             raise InputError(f"a budget of {job.budget} ends before the first update, after {rollout:,} steps: give more")
         return
-    check_warm_up(job, config.learning_starts, "--sb3.learning-starts")
+    check_warm_up(job.budget, job.env_spec, config.learning_starts, "--sb3.learning-starts")
 
 
 def schedule_steps(job: Job) -> int:

@@ -88,6 +88,31 @@ def parse_budget(text: str) -> Budget:
     return Budget(text, quantity, amount)
 
 
+_UNITS = {
+    "steps": ((10**9, "G-steps"), (10**6, "M-steps"), (10**3, "k-steps"), (1, "-steps")),
+    "frames": ((10**9, "G-frames"), (10**6, "M-frames"), (10**3, "k-frames"), (1, "-frames")),
+    "play_s": ((3600, "h-play"), (60, "min-play"), (1, "s-play")),
+    "wall_s": ((3600, "h"), (60, "min"), (1, "s")),
+    "joules": ((3.6e6, "kWh"), (3600, "Wh"), (1, "J")),
+    "flops": ((1, "flops"),),
+}
+
+
+def one_spelling(text: str) -> str:
+    """The same for budgets that are the same: ``1000-steps`` is ``1k-steps``. What is no budget stays as it is (an import's ``unknown``)."""
+    try:
+        budget = parse_budget(text)
+    except BudgetError:
+        return text
+    scale, unit = next(
+        ((s, u) for s, u in _UNITS[budget.quantity] if (budget.amount / s).is_integer()), _UNITS[budget.quantity][-1]
+    )
+    number = budget.amount / scale
+    if number.is_integer() and number < 1e15:
+        return f"{int(number)}{unit}"
+    return f"{number:g}{unit}" if float(f"{number:g}") == number else f"{number!r}{unit}"
+
+
 def _unit(text: str, unit: str) -> tuple[str, int]:
     """The quantity that ``unit`` counts, and the factor to its base unit."""
     lower = unit.lower()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from agents.baselines import BaselineConfig
 from agents.config import AgentConfig
-from runs.schema import MOST_HEARTBEAT_S
+from runs.schema import MOST_HEARTBEAT_S, MOST_SEED
 
 if TYPE_CHECKING:
     from runs.energy.source import EnergyOptions
@@ -108,8 +108,8 @@ class ForeignConfig:
         for name, text in (("agent", self.agent), ("env", self.env)):
             if not isinstance(text, str) or not text.strip() or Path(text).is_absolute() or ".." in Path(text).parts:
                 raise InputError(f"{name} must be a name that can be a folder, not {text!r}")
-        if not isinstance(self.seed, int) or self.seed < 0:
-            raise InputError(f"seed must be a whole number from 0 on, not {self.seed!r}")
+        if not isinstance(self.seed, int) or not 0 <= self.seed <= MOST_SEED:
+            raise InputError(f"seed must be a whole number from 0 to 2^63 - 1, not {self.seed!r}")
         if not 0 < self.heartbeat_s <= MOST_HEARTBEAT_S:
             raise InputError(f"heartbeat_s must lie between 0 and {MOST_HEARTBEAT_S:g} s, not {self.heartbeat_s!r}")
         for name in ("frame_rate_hz", "flops_per_step", "flops_per_update"):
@@ -121,6 +121,15 @@ class ForeignConfig:
         except (TypeError, ValueError) as error:
             raise InputError(f"config must be plain data that JSON can hold: {error}") from error
         check_energy(self.energy)
+
+
+def check_seeds(seeds: Sequence[int], agent: AgentConfig | BaselineConfig) -> None:
+    """Raise InputError for seeds that no run can have."""
+    most, name = (
+        (MOST_SEED, "2^63 - 1") if isinstance(agent, AgentConfig) else (2**32 - 1, "2^32 - 1 for stable-baselines3's agents")
+    )
+    if not seeds or min(seeds) < 0 or max(seeds) > most:
+        raise InputError(f"--seeds must be at least 1 and --first-seed at least 0, and no seed more than {name}")
 
 
 def check_energy(energy: EnergyOptions) -> None:

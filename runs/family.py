@@ -121,7 +121,7 @@ class FamilyTrainer:
     checkpoint_file = FINAL_CHECKPOINT
 
     def __init__(self, job: Job, agent: AgentConfig) -> None:
-        check_warm_up(job, agent.learning_starts_steps, "--agent.learning-starts-steps")
+        check_warm_up(job.budget, job.env_spec, agent.learning_starts_steps, "--agent.learning-starts-steps")
         set_precision(agent, job.device)
         if job.device.type == "cuda":
             torch.cuda.set_device(job.device)  # whose streams graphs are recorded on

@@ -46,6 +46,7 @@ class Heartbeat:
     """Time to write the ledger."""
 
     learning: Mapping[str, Sequence[float]]  # name -> [S]: the latest epsilon, loss and the like, for the curves
+    evaluating: bool = False
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ class Books:
                 if evaluation.complete:
                     self._before_evaluation = None
                 return evaluation
-            yield Heartbeat({})
+            yield Heartbeat({}, evaluating=True)
             self.meter.lap("io")
 
     def state_dict(self) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from runs.config import InputError, RunConfig
 from runs.counters import Counters
 from runs.evaluate import evaluate
 from runs.family import FamilyTrainer
-from runs.prepare import Runs, lockstep_groups, resolve_device
+from runs.prepare import Runs, check_warm_up, lockstep_groups, resolve_device
 from runs.schema import FINAL_CHECKPOINT, RUNNING, LedgerLine, read_ledger, total_energy
 from runs.train import Group, Stop
 
@@ -123,6 +123,7 @@ def plan(config: RunConfig, seconds: float, notice: Callable[[str], None]) -> tu
     assert isinstance(agent, AgentConfig)
     check_asked(config, seconds)
     env_spec = spec(config.env)
+    check_warm_up(parse_budget(config.budget), env_spec, agent.learning_starts_steps, "--agent.learning-starts-steps")
     groups = lockstep_groups(config, resolve_device(config.device))
     pace = calibrate(replace(config, seeds=groups[0].seeds), seconds, notice)
     job = Job(

@@ -19,7 +19,7 @@ from agents.operators import multiplies_tiles
 from agents.replay import ReplayLayout
 from envs import EnvSpec, Protocol, World, lane_seeds, make, spec
 from runs.budget import Budget, parse_budget
-from runs.config import InputError, RunConfig
+from runs.config import InputError, RunConfig, check_seeds
 from runs.counters import Counters
 from runs.flops import FlopCosts
 from runs.loop import Books
@@ -180,6 +180,7 @@ def replay_layout(agent: AgentConfig, world: World, seeds: tuple[int, ...], budg
 
 def check_numbers(config: RunConfig) -> None:
     """Raise InputError for settings that no run can have."""
+    check_seeds(config.seeds, config.agent_config)
     if config.evals < 1:
         raise InputError(f"--evals must be at least 1, not {config.evals}: the final agent is always evaluated")
     if config.eval_episodes is not None and config.eval_episodes < 1:
@@ -190,13 +191,13 @@ def check_numbers(config: RunConfig) -> None:
         raise InputError(f"the heartbeat must lie between 0 and 5 s, not {config.heartbeat_s:g} s")
 
 
-def check_warm_up(job: Job, warm_up_steps: int, flag: str) -> None:
+def check_warm_up(budget: Budget, env: EnvSpec, warm_up_steps: int, flag: str) -> None:
     """Raise InputError where the budget ends before the agent begins to learn."""
-    budget = job.budget
-    if budget.quantity == "steps" and budget.amount <= warm_up_steps:
+    steps = expected_steps(budget, env)
+    if steps is not None and steps <= warm_up_steps:
         raise InputError(
             f"a budget of {budget} ends before learning starts, after {warm_up_steps:,} steps: "
-            f"give more, or e.g. {flag} {int(budget.amount) // 10}"
+            f"give more, or e.g. {flag} {int(steps) // 10}"
         )
 
 
@@ -217,10 +218,9 @@ def check_free_memory(replay_bytes: int, device: torch.device, steps: int, flag:
         torch.cuda.empty_cache()  # what the group before has left
     free = int(psutil.virtual_memory().available) if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
     if replay_bytes > 0.9 * free:
-        fits = int(steps * 0.9 * free / replay_bytes)
-        raise InputError(
-            f"the replay needs {replay_bytes / 1e9:.2f} GB and {free / 1e9:.2f} GB are free: {flag} {fits // 1000 * 1000} would fit"
-        )
+        fits = int(steps * 0.9 * free / replay_bytes) // 1000 * 1000
+        advice = f"{flag} {fits} would fit" if fits else "train fewer seeds at a time"
+        raise InputError(f"the replay needs {replay_bytes / 1e9:.2f} GB and {free / 1e9:.2f} GB are free: {advice}")
 
 
 def set_precision(agent: AgentConfig, device: torch.device) -> None:

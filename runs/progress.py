@@ -10,7 +10,7 @@ import numpy as np
 from runs.budget import Budget
 from runs.counters import Counters
 from runs.meter import MeterReading
-from runs.schema import RUNNING, total_energy
+from runs.schema import RUNNING, Energy
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,11 @@ class Progress:
     frames: int  # in sum over seeds
     play_s: float | None  # in sum over seeds
     wall_s: float
-    joules: float  # of the process
+    joules: float  # in sum over seeds
     low_j: float
     high_j: float
     energy_method: str
+    evaluating: bool
     train_score: float | None  # mean of the latest training games of all seeds
     eval_score: float | None  # mean of the latest evaluation over all seeds
 
@@ -48,14 +49,21 @@ class Reporter:
     steps: int = field(init=False)  # at the last report
     first_step: int = field(init=False)  # of this process
     train_score: float | None = field(default=None, init=False)
+    evaluating: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self.steps = self.first_step = self.counters.steps
 
     def report(
-        self, status: str, whole: MeterReading, games: Sequence[Sequence[float]], evaluations: Sequence[Sequence[float]]
+        self,
+        status: str,
+        whole: MeterReading,
+        wall_s: float,
+        energy: Energy,
+        games: Sequence[Sequence[float]],
+        evaluations: Sequence[Sequence[float]],
     ) -> None:
-        """``whole``: of the process. ``games``: scores of the training games since the last report; ``evaluations``: mean scores of all
+        """``whole``: of this process. ``wall_s``, ``energy``: of the runs, with those that they continue. ``games``: scores of the training games since the last report; ``evaluations``: mean scores of all
         so far; each by seed."""
         counters, seeds = self.counters, self.counters.seeds
         before_s, before_steps = (self.wall_s, self.steps) if status == RUNNING else (whole.active_s["setup"], self.first_step)
@@ -65,7 +73,6 @@ class Reporter:
         latest = [of_seed[-1] for of_seed in evaluations if of_seed]
         frames = int(counters.frames_by_seed.sum())
         rate = counters.frame_rate_hz
-        energy = total_energy(whole.energy)
         self.listener(
             Progress(
                 games=self.games,
@@ -75,11 +82,12 @@ class Reporter:
                 steps=counters.steps,
                 frames=frames,
                 play_s=None if rate is None else frames / rate,
-                wall_s=whole.wall_s,
+                wall_s=wall_s,
                 joules=energy.joules,
                 low_j=energy.low_j,
                 high_j=energy.high_j,
                 energy_method=energy.method,
+                evaluating=self.evaluating,
                 train_score=self.train_score,
                 eval_score=float(np.mean(latest)) if latest else None,
             )

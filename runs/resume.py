@@ -148,7 +148,7 @@ def continued(before: LedgerLine | None, line: LedgerLine) -> LedgerLine:
         gpu_allocated_s=_sum(before.gpu_allocated_s, line.gpu_allocated_s),
         gpu_busy_s=_sum(before.gpu_busy_s, line.gpu_busy_s),
         energy={
-            name: _sum_energy(before.energy.get(name), line.energy.get(name))
+            name: sum_energy(before.energy.get(name), line.energy.get(name))
             for name in [*before.energy, *(name for name in line.energy if name not in before.energy)]
         },
         flops=Flops(*(_sum(getattr(before.flops, name), getattr(line.flops, name)) for name in ("act", "update", "eval"))),
@@ -176,7 +176,7 @@ def _sum_by_name(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, fl
     return {name: a.get(name, 0.0) + b.get(name, 0.0) for name in [*a, *(name for name in b if name not in a)]}
 
 
-def _sum_energy(a: Energy | None, b: Energy | None) -> Energy:
+def sum_energy(a: Energy | None, b: Energy | None) -> Energy:
     """Absent where one of the processes had no number: a part of the run's energy is no energy of the run."""
     if a is None or b is None or ABSENT in (a.method, b.method):
         return Energy(0.0, 0.0, 0.0, ABSENT)

@@ -43,6 +43,7 @@ SHORT_S, FEW_SAMPLES = 60.0, 60
 RUNNING, FINISHED, INTERRUPTED, FAILED, DIVERGED = "running", "finished", "interrupted", "failed", "diverged"
 KILLED = "killed"  # nobody wrote its end: SIGKILL, a power cut; see ``after_kill``
 MOST_HEARTBEAT_S = 5.0  # between two lines of a ledger
+MOST_SEED = 2**63 - 1  # what tables hold
 GONE_S = 60.0  # a run that wrote no line for so long is taken for killed
 PROCESS_TREE = "process tree"  # metered by a parent process, which can be killed without it
 EVALUATION, TRAINING, UNKNOWN = "evaluation", "training", "unknown"
@@ -288,8 +289,8 @@ def read_run(folder: Path) -> RunRecord:
     """Read ``run.json``. Raises SchemaError where the folder is not a run folder or its schema is newer than this code."""
     path = folder / RUN_FILE
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        raw = json.loads(_text(path))
+    except (ValueError, RecursionError) as error:
         raise SchemaError(f"{path} cannot be read: {error}") from error
     return _build(RunRecord, raw, path)
 
@@ -351,7 +352,7 @@ def _read_sealed(path: Path) -> list[dict[str, Any]]:
             sha = raw.pop("sha")
             if sha != _checksum(raw):
                 raise ValueError("its checksum does not match")
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             if not any(lines[number:]):  # the last one: the writer was cut off
                 break
             raise SchemaError(f"{path} line {number} is damaged: {error}") from error
@@ -360,6 +361,8 @@ def _read_sealed(path: Path) -> list[dict[str, Any]]:
 
 
 def _text(path: Path) -> str:
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise SchemaError(f"{path} cannot be read: it is no file")
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:

@@ -53,7 +53,7 @@ def take_over(earlier: Earlier, trainer: Trainer, device: dict[str, Any], notice
         trainer.books.earlier_wall_s = counters.wall_s = last.wall_s or 0.0
         counters.joules = last.joules
         lost = (last.lineage.steps or 0) - counters.steps
-        notes = [[f"continued at step {counters.steps:,}, {lost:,} steps were lost"] for _ in folders]
+        notes = [[f"continued at step {counters.steps:,}, {lost:,} counted steps were lost"] for _ in folders]
     notice(f"continuing at step {counters.steps:,} in {', '.join(str(folder) for folder in folders)}")
     stopped = trainer.books.stopped
     return TakenOver(

@@ -6,10 +6,12 @@ import copy
 import json
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, astuple, dataclass
 from datetime import UTC, datetime
+from functools import reduce
 from pathlib import Path
 from types import FrameType
 
@@ -30,7 +32,7 @@ from runs.machine import describe_device, describe_machine, git_commit, versions
 from runs.meter import Meter, MeterReading
 from runs.prepare import Job, Runs, check_numbers, lockstep_groups, resolve_device
 from runs.progress import Listener, Reporter
-from runs.resume import Earlier, continued, find, find_finished
+from runs.resume import Earlier, continued, find, find_finished, sum_energy
 from runs.saving import Saver
 from runs.schema import (
     DIVERGED,
@@ -45,6 +47,7 @@ from runs.schema import (
     LedgerLine,
     RunRecord,
     read_evals,
+    total_energy,
 )
 from runs.takeover import TakenOver, how_it_computes, take_over
 
@@ -102,7 +105,7 @@ def what_to_train(config: RunConfig, device: torch.device) -> list[tuple[Runs, E
             parse_budget(budget).check(runs.env_specs[0].frame_rate_hz)
         envs = [env_record(env_spec, config.protocol) for env_spec in runs.env_specs]
         earlier = find(config, envs, runs.seeds) if config.resume else None
-        if config.resume and earlier is None and runs.of_several_games:  # some may have finished in a group of other games
+        if config.resume and earlier is None and len(runs.seeds) > 1:  # some may have finished in a group of others
             finished = [find_finished(config, env, seed) for env, seed in zip(envs, runs.seeds, strict=True)]
             groups += [(runs.only([k]), one) for k, one in enumerate(finished) if one is not None]
             left = [k for k, one in enumerate(finished) if one is None]
@@ -137,10 +140,14 @@ def env_record(env: EnvSpec, protocol: str | None) -> EnvRecord:
     )
 
 
+SAME_WISH_S = 1.0
+
+
 class Stop:
     """Whether a signal asked for the end, and which."""
 
     signal: int | None = None
+    since_s = 0.0
 
     def __call__(self) -> bool:
         return self.signal is not None
@@ -148,12 +155,17 @@ class Stop:
 
 @contextmanager
 def interruptible() -> Iterator[Stop]:
-    """Turn the first SIGINT, SIGTERM or SIGUSR1 into an answer to ``stopped()``; the second SIGINT interrupts as usual."""
+    """Turn the first SIGINT, SIGTERM or SIGUSR1 into an answer to ``stopped()``; a SIGINT a second later or more interrupts as usual.
+
+    What comes sooner is the same wish twice: a terminal and a wrapper that passes it on.
+    """
     stop = Stop()
 
     def ask(number: int, frame: FrameType | None) -> None:
-        stop.signal = stop.signal or number
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if stop.signal is None:
+            stop.signal, stop.since_s = number, time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() - stop.since_s > SAME_WISH_S:
+            signal.default_int_handler(number, frame)
 
     try:
         before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
@@ -367,6 +379,7 @@ class Group:
         self._write_ledger(RUNNING, None)
 
     def _heartbeat(self, event: Heartbeat) -> None:
+        self.reporter.evaluating = event.evaluating
         before, lines = self.latest, self._write_ledger(RUNNING, None)
         for k, curves in enumerate(self.curves):
             if self.scores[k]:
@@ -415,10 +428,11 @@ class Group:
         self._tell_notes()
         for folder, line in zip(self.folders, lines, strict=True):
             folder.ledger(line)
-        if tell and self.runs.of_several_games:  # the mean of several games' scores says nothing
-            self.reporter.report(status, whole, [], [])
-        elif tell:
-            self.reporter.report(status, whole, self.scores, self.eval_scores)
+        if tell:
+            energy = reduce(sum_energy, (total_energy(line.energy) for line in lines))
+            # the mean of several games' scores says nothing
+            scores = ([], []) if self.runs.of_several_games else (self.scores, self.eval_scores)
+            self.reporter.report(status, whole, self.counters.wall_s, energy, *scores)
         self.latest = lines
         return lines
 

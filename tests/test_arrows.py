@@ -1,5 +1,5 @@
 """The arrows between the rooms, as docs/decisions.md draws them: playmeter -> cli -> all rooms; runs -> {agents, envs};
-analysis -> runs.schema alone; agents and envs know nobody."""
+analysis -> runs.schema and runs.budget, plain words, alone; agents and envs know nobody."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "agents": set(),
     "envs": set(),
     "runs": {"agents", "envs"},
-    "analysis": {"runs.schema"},
+    "analysis": {"runs.schema", "runs.budget"},
     "cli": {"agents", "envs", "runs", "analysis"},
 }
 FORBIDDEN_LIBRARIES = {

@@ -141,6 +141,34 @@ BAD = {
     "a word for a setting": (["train", "dqn", "CartPole-v1", "--agent.gamma", "x"], "--agent.gamma: 'x' is no number"),
     "a word for a price": (["report", "--price-usd-per-kwh", "cheap"], "--price-usd-per-kwh: no type matching"),
     "no such choice": (["train", "dqn", "CartPole-v1", "--compile", "maybe"], "Expected one of ('auto', 'on', 'off')"),
+    "a seed that no table holds": (
+        ["train", "dqn", "CartPole-v1", "--first-seed", "9223372036854775808"],
+        "no seed more than 2^63 - 1",
+    ),
+    "a seed that numpy does not take": (
+        ["train", "sb3:dqn", "CartPole-v1", "--first-seed", "4294967296"],
+        "no seed more than 2^32 - 1",
+    ),
+    "a metered seed that no table holds": (
+        ["meter", "--seed", "9223372036854775808", "--", "true"],
+        "seed must be a whole number",
+    ),
+    "options before names": (["train", "--seeds", "2", "dqn", "CartPole-v1"], "takes agent and environment first"),
+    "checkpoints every what": (
+        ["train", "dqn", "CartPole-v1", "--checkpoint-every", "foo"],
+        "--checkpoint-every: budget 'foo'",
+    ),
+    "too few frames to learn": (["train", "dqn", "ALE/Pong-v5", "--budget", "100-frames"], "ends before learning starts"),
+    "too few steps to plan": (["plan", "dqn", "CartPole-v1", "--budget", "10-steps"], "learning starts, after 500 steps"),
+    "a million seeds": (
+        ["train", "dqn", "CartPole-v1", "--seeds", "1000000", "--budget", "60k-steps"],
+        "train fewer seeds at a time",
+    ),
+    "a forecast to nowhere": (["plan", "dqn", "CartPole-v1", "--json", "none/plan.json"], "none does not exist"),
+    "a forecast into a folder": (["plan", "dqn", "CartPole-v1", "--json", "empty"], "empty cannot be written"),
+    "a bench to nowhere": (["bench", "--json", "none/bench.json"], "none does not exist"),
+    "no port": (["board", "empty", "--port", "-1"], "--port must lie between"),
+    "two documents on one output": (["report", "empty", "--json", "-", "--markdown", "-"], "both write to standard output"),
     "a flag without its value": (["train", "dqn", "CartPole-v1", "--seeds"], "Missing value for argument '--seeds'"),
     "nonsense watts": (["train", "dqn", "CartPole-v1", "--cpu-watts", "abc"], "--cpu-watts abc: give watts"),
     "negative watts": (["train", "dqn", "CartPole-v1", "--cpu-watts=-5"], "--cpu-watts -5: give watts"),
@@ -229,6 +257,55 @@ def test_help_is_fast() -> None:
     started = time.monotonic()
     subprocess.run([sys.executable, "-m", "playmeter", "--help"], cwd=ROOT, check=True, capture_output=True)
     assert time.monotonic() - started < 2, "0.04 s on a quiet machine: nothing heavy is imported"
+
+
+EARLY = """
+import os, sys, playmeter
+
+class Signal:
+    @staticmethod
+    def find_spec(name, *_):
+        if name == "runs.train":
+            os.kill(os.getpid(), {number})
+
+sys.meta_path.insert(0, Signal)
+sys.exit(playmeter.main(["train", "dqn", "CartPole-v1"]))
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
+def test_a_signal_while_torch_is_loaded_ends_as_documented(number: int, code: int, tmp_path: Path) -> None:
+    early = EARLY.format(number=int(number))
+    done = subprocess.run(
+        [sys.executable, "-c", early], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True
+    )
+    assert (done.returncode, done.stderr) == (code, b"")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_signal_changes_neither_exit_code_nor_what_is_written(tmp_path: Path) -> None:
+    """As from a wrapper that passes on what its terminal or scheduler sends to both."""
+    asked = ["train", "dqn", "CartPole-v1", "--budget", "10M-steps", "--compile", "off", *TINY]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    for number, code in ((signal.SIGTERM, 75), (signal.SIGINT, 130)):
+        folder = tmp_path / f"{code}/CartPole-v1/dqn/seed0"
+        command = [sys.executable, "-m", "playmeter", *asked, "--out", str(code)]
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        deadline = time.monotonic() + 60
+        while not (folder / schema.LEDGER_FILE).exists() or not schema.read_ledger(folder):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        while process.poll() is None:
+            process.send_signal(number)
+            time.sleep(0.01)
+            assert time.monotonic() < deadline
+        output, errors = process.communicate(timeout=60)
+        assert (process.returncode, errors) == (code, "")
+        assert "seed 0: interrupted" in output
+        assert schema.read_ledger(folder)[-1].status == "interrupted"
+        assert (folder / schema.FINAL_CHECKPOINT).exists()
 
 
 def test_sigterm_writes_a_checkpoint_and_the_same_command_goes_on(tmp_path: Path) -> None:

@@ -145,14 +145,14 @@ def with_a_longer_run(results):
 
 def test_an_agent_with_two_budgets_on_one_game_has_one_name_for_each_on_all_games(with_a_longer_run):
     (entry,) = summarise(with_a_longer_run)["suites"]
-    assert (entry["agents"], entry["games"]) == (["a (budget 50000-steps)", "b"], ["ALE/Breakout-v5", "ALE/Pong-v5"])
-    assert entry["left_out"] == ["a (budget 100000-steps): did not play ALE/Breakout-v5"]
+    assert (entry["agents"], entry["games"]) == (["a (budget 50k-steps)", "b"], ["ALE/Breakout-v5", "ALE/Pong-v5"])
+    assert entry["left_out"] == ["a (budget 100k-steps): did not play ALE/Breakout-v5"]
 
 
 def test_and_where_both_budgets_played_all_games_they_are_compared(with_a_longer_run):
     write_run(with_a_longer_run / "Breakout" / "longer", "a", BREAKOUT, steps=100_000, scores=[2.0, 2.0])
     (entry,) = summarise(with_a_longer_run)["suites"]
-    assert sorted(entry["agents"]) == ["a (budget 100000-steps)", "a (budget 50000-steps)", "b"]
+    assert sorted(entry["agents"]) == ["a (budget 100k-steps)", "a (budget 50k-steps)", "b"]
     assert entry["left_out"] == []
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from analysis import summary, tables
 from analysis.convert import Rates
+from analysis.report import write_report
 from runs.schema import ABSENT, ESTIMATED, MEASURED, Energy
 from tests.analysis.run_folders import BREAKOUT, CARTPOLE, GPU, MOUNTAINCAR, write_run
 
@@ -17,6 +18,22 @@ def summarise(folder, country=None, price=None):
 
 def compare(folder):
     return summarise(folder)["comparisons"]
+
+
+def test_runs_whose_budget_is_spelled_in_two_ways_are_pooled(results):
+    write_run(results / "a", seed=0, steps=50_000)
+    write_run(results / "b", seed=1, steps=50_000, budget="50k-steps")
+    (comparison,) = summary.summarise(*tables.read_runs([results]))["comparisons"]
+    assert (comparison["n_runs"], comparison["label"]) == (2, "dqn")
+
+
+def test_a_return_that_is_no_number_is_no_mean_and_no_crash(results, tmp_path):
+    folder = write_run(results / "a")
+    with (folder / "monitor.csv").open("a") as file:
+        file.write("nan,5,99.0,5\n")
+    result = write_report([results], tmp_path / "r.html", None)
+    assert result["runs"][0]["training_return_last_100"] is None
+    assert (tmp_path / "r.html").exists()
 
 
 def test_five_seeds_are_one_comparison_with_the_iqm_of_their_last_scores(five_seeds):

@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -66,6 +67,10 @@ def test_a_run_without_a_ledger_line_is_left_out(five_seeds, content):
         ({"agent_config": [1]}, "agent_config is not a mapping"),
         ({"env": 3}, "run.json"),
         ({"colour": "red"}, "unknown fields: colour"),
+        ({"seed": "x"}, "seed is 'x'"),
+        ({"seed": 2**63}, "seed is 9223372036854775808"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": True}, "seed is True"),
     ],
 )
 def test_a_run_file_that_cannot_be_trusted_is_left_out_with_its_fault(five_seeds, changes, reason):
@@ -74,6 +79,20 @@ def test_a_run_file_that_cannot_be_trusted_is_left_out_with_its_fault(five_seeds
     assert entry.id.endswith("seed2")
     assert reason in entry.reason
     assert "\n" not in entry.reason
+
+
+def test_a_file_nested_without_end_and_a_pipe_are_left_out(five_seeds):
+    """The reader of the one would run out of stack, that of the other would wait for ever."""
+    runs = five_seeds / "CartPole-v1" / "dqn"
+    (runs / "seed0" / "run.json").write_text("[" * 100_000)
+    (runs / "seed1" / "ledger.jsonl").write_text("[" * 100_000 + "\n" + "{}\n")
+    for seed, name in (("seed2", "monitor.csv"), ("seed3", "evals.jsonl")):
+        (runs / seed / name).unlink()
+        os.mkfifo(runs / seed / name)
+    kept, left_out = tables.read_runs([five_seeds])
+    assert [run.record.seed for run in kept] == [4]
+    assert len(left_out) == 4
+    assert [("is no file" in entry.reason) for entry in left_out] == [False, False, True, True]
 
 
 @pytest.mark.parametrize("rate", [0, -50.0, "50", True])

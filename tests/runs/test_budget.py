@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from runs.budget import Budget, BudgetError, parse_budget
+from runs.budget import Budget, BudgetError, one_spelling, parse_budget
 
 
 @pytest.mark.parametrize(
@@ -73,6 +73,26 @@ def test_any_amount_of_any_unit_reads_back_as_itself(number, unit, form):
     assert budget.amount == pytest.approx(number * factor, rel=1e-15)
     assert parse_budget(str(budget)) == budget
     assert "\n" not in str(budget)
+    one = one_spelling(str(budget))
+    assert (parse_budget(one).quantity, parse_budget(one).amount) == (quantity, budget.amount)
+    assert one_spelling(one) == one
+
+
+@pytest.mark.parametrize(
+    ("spellings", "one"),
+    [
+        (("1000-steps", "1k-steps", "1e3 steps", "0.001M-steps"), "1k-steps"),
+        (("1100-steps", "1.1k-steps"), "1100-steps"),
+        (("200M-frames", "200000000-frames", "0.2g-frames"), "200M-frames"),
+        (("2h-play", "120min-play"), "2h-play"),
+        (("3s", "0.05min"), "3s"),
+        (("0.5kWh", "500Wh", "1.8MJ"), "500Wh"),
+        (("1e15flops", "1 Pflop"), "1e+15flops"),
+        (("unknown",), "unknown"),
+    ],
+)
+def test_budgets_that_are_the_same_have_one_spelling(spellings, one):
+    assert {one_spelling(each) for each in spellings} == {one}
 
 
 FRAGMENTS = [

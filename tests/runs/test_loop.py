@@ -93,7 +93,7 @@ def test_a_life_loss_ends_the_return_where_the_protocol_says_so(
 
     monkeypatch.setattr("runs.loop.evaluate", no_games)
     monkeypatch.setattr(Learner, "record", spy)
-    random_play = replace(ATARI, learning_starts_steps=10_000)
+    random_play = replace(ATARI, learning_starts_steps=599, epsilon_end=1.0)
     folder = run(tmp_path, "ALE/Breakout-v5", random_play, "2400-frames", protocol=protocol)
     games_over = sum(done for _, done in seen)
     lives_lost = sum(terminal and not done for terminal, done in seen)

@@ -156,7 +156,7 @@ def test_consumed_never_falls_and_is_never_less_than_lineage(tmp_path: Path, mon
     line = lines[-1]
     assert line.consumed.steps - line.lineage.steps >= lost > 0
     assert (line.status, line.lineage.steps) == ("finished", 240)
-    assert sum("steps were lost" in note for note in line.notes) == 3
+    assert sum("counted steps were lost" in note for note in line.notes) == 3
 
 
 def test_a_run_killed_before_its_first_checkpoint_begins_again_in_its_folder(
@@ -182,6 +182,29 @@ def test_what_has_ended_is_left_alone_and_what_was_not_begun_is_begun(tmp_path: 
     assert "finished already" in said[-1]
     assert (second.folder, second.status, second.eval_scores) == (first.folder, "finished", first.eval_scores)
     assert sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*")) == before
+
+
+def test_seeds_that_have_finished_in_other_groups_are_left_alone_and_the_others_begun(tmp_path: Path) -> None:
+    before = [*train(config(tmp_path, seeds=(0,))), *train(config(tmp_path, seeds=(1, 2)))]
+    said: list[str] = []
+    outcomes = train(config(tmp_path, seeds=(0, 1, 2, 3), resume=True), notice=said.append)
+    assert [outcome.folder for outcome in outcomes[:3]] == [outcome.folder for outcome in before]
+    assert [(outcome.seed, outcome.status) for outcome in outcomes] == [(seed, "finished") for seed in range(4)]
+    assert sorted(path.name for path in (tmp_path / "CartPole-v1/dqn").iterdir()) == ["seed0", "seed1", "seed2", "seed3"]
+    assert "nothing to continue for seed 3: starting" in said
+    assert train(config(tmp_path, seeds=(0, 1, 2, 3), resume=True))[3].folder == outcomes[3].folder
+
+
+def test_what_is_told_of_a_continued_run_is_of_all_of_it(tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    (first,) = train(config(tmp_path, seeds=(3,)), interrupt_at(120))
+    spent = last(first)
+    (outcome,) = train(config(tmp_path, seeds=(3,), resume=True), seen.append)
+    line = last(outcome)
+    assert seen[-1].wall_s == line.wall_s > spent.wall_s
+    assert seen[-1].joules == pytest.approx(line.joules)
+    assert line.joules > spent.joules > 0
+    assert all(progress.joules > spent.joules for progress in seen)
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,7 @@ def test_the_same_command_gives_the_same_hash_and_another_seed_another(tmp_path:
 
 def test_a_seed_plays_the_same_games_alone_and_in_a_group(tmp_path: Path) -> None:
     """Under random play (warm-up) the games follow from the seed alone, bit for bit."""
-    warm_up = replace(SMALL, learning_starts_steps=10_000)
+    warm_up = replace(SMALL, learning_starts_steps=299, epsilon_end=1.0)
     (alone,) = train(config(tmp_path / "a", seeds=(5,), agent_config=warm_up, budget="300-frames"))
     group = train(config(tmp_path / "b", seeds=(4, 5, 6), agent_config=warm_up, budget="300-frames"))
     games = [load_results(str(o.folder))[["r", "l", "frames"]].to_numpy() for o in (alone, group[1], group[0])]
@@ -215,15 +215,25 @@ def test_an_interrupt_ends_the_run_cleanly_with_everything_written(tmp_path: Pat
     assert len(load_results(str(outcome.folder))) == line.lineage.episodes
 
 
-def test_a_second_interrupt_ends_the_run_at_once_and_its_ledger_says_so(tmp_path: Path) -> None:
-    def interrupt_twice(progress: Progress) -> None:
-        if progress.steps > 20 and progress.status == "running":
-            os.kill(os.getpid(), signal.SIGINT)
-            os.kill(os.getpid(), signal.SIGINT)
+def interrupt_twice(progress: Progress) -> None:
+    if progress.steps > 20 and progress.status == "running":
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
 
+
+def test_a_second_interrupt_ends_the_run_at_once_and_its_ledger_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runs.train.SAME_WISH_S", 0.0)
     with pytest.raises(KeyboardInterrupt):
         train(config(tmp_path, budget="1000k-steps"), interrupt_twice)
     assert schema.read_ledger(tmp_path / "CartPole-v1/dqn/seed0")[-1].status == "interrupted"
+
+
+def test_an_interrupt_that_a_wrapper_passes_on_once_more_is_the_same_one(tmp_path: Path) -> None:
+    (outcome,) = train(config(tmp_path, budget="1000k-steps"), interrupt_twice)
+    assert (outcome.status, outcome.signal) == ("interrupted", signal.SIGINT)
+    assert (outcome.folder / schema.FINAL_CHECKPOINT).exists()
 
 
 def test_an_interrupt_in_an_evaluation_keeps_its_frames_in_the_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
