@@ -60,9 +60,9 @@ class ProgressLine:
         parts = []
         if self.config.more_envs:
             parts.append(progress.games[0] if len(progress.games) == 1 else f"{len(progress.games)} games")
-        pace = (
-            "evaluating" if progress.evaluating and not progress.steps_per_s else f"{units.count(progress.steps_per_s)} steps/s"
-        )
+        pace = f"{units.count(progress.steps_per_s)} steps/s"
+        if progress.status == "running" and not progress.steps_per_s:
+            pace = "evaluating" if progress.evaluating else "set up" if progress.wall_s == self.first[1] else pace
         parts += [f"{progress.fraction:4.0%}", pace]
         if progress.eval_score is not None:
             parts.append(f"score {units.score(progress.eval_score)}")

@@ -1,0 +1,52 @@
+"""What a training's line says at each of its moments."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agents.config import AgentConfig
+from cli.progress import ProgressLine
+from runs.config import RunConfig
+from runs.progress import Progress
+
+NOW = Progress(
+    games=("CartPole-v1",), status="running", fraction=0.0, steps_per_s=0.0, steps=0, frames=0, play_s=0.0, wall_s=5.0, joules=36.0, low_j=7.2,
+    high_j=72.0, energy_method="estimated", evaluating=False, train_score=None, eval_score=None,
+)  # fmt: skip
+LATER = replace(NOW, fraction=0.25, steps_per_s=125.0, steps=1_000, frames=1_000, play_s=20.0, wall_s=13.0, train_score=21.5)
+
+
+@pytest.fixture
+def line(tmp_path: Path) -> ProgressLine:
+    return ProgressLine(RunConfig("dqn", "CartPole-v1", AgentConfig(), (0,), out=str(tmp_path)))
+
+
+def test_before_the_first_step_no_speed_is_told(line: ProgressLine) -> None:
+    assert line.text(NOW) == "  0%  set up  0 frames (0 s of human play)  about 0.0100 Wh (7.20 J–0.0200 Wh)"
+
+
+def test_while_it_trains_speed_score_play_energy_and_what_is_left(line: ProgressLine) -> None:
+    """A quarter in the 8 s since it was set up: three quarters are 24 s."""
+    line.text(NOW)
+    text = line.text(LATER)
+    assert text.startswith(" 25%  125 steps/s  training score 21.5  1,000 frames (20.0 s of human play)  about 0.0100 Wh")
+    assert text.endswith("  24.0 s left")
+    assert "0 steps/s" in line.text(replace(LATER, steps_per_s=0.0, wall_s=15.0)), "a training that stands still"
+
+
+def test_an_evaluation_is_no_training_at_no_speed(line: ProgressLine) -> None:
+    line.text(NOW)
+    assert " 25%  evaluating  training score" in line.text(replace(LATER, steps_per_s=0.0, evaluating=True))
+    assert " 25%  125 steps/s" in line.text(replace(LATER, evaluating=True)), "it has just begun"
+
+
+def test_the_end_says_how_long_it_took_and_what_is_not_known(line: ProgressLine) -> None:
+    line.text(NOW)
+    done = replace(LATER, fraction=1.0, status="finished", eval_score=200.0, play_s=None, energy_method="absent", wall_s=60.0)
+    assert (
+        line.text(done)
+        == "100%  125 steps/s  score 200  1,000 frames (no physical time)  energy not known  finished after 60.0 s"
+    )
