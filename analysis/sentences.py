@@ -270,13 +270,13 @@ GRADES = {
 def _graded(runs: list[dict[str, Any]]) -> str:
     """``3 runs of grade C (part measured and part estimated), 1 run without a number; 2 runs are short windows``."""
     counts = Counter(run["energy"]["grade"] for run in runs)
-    graded = [f"{_runs(counts[grade])} of grade {grade} ({meaning})" for grade, meaning in GRADES.items() if counts[grade]]
-    graded += [f"{_runs(counts[None])} without a number"] if counts[None] else []
+    graded = [f"{run_count(counts[grade])} of grade {grade} ({meaning})" for grade, meaning in GRADES.items() if counts[grade]]
+    graded += [f"{run_count(counts[None])} without a number"] if counts[None] else []
     short = sum(bool(run["short_window"]) for run in runs)
-    return ", ".join(graded) + (f"; short windows: {_runs(short)}" if short else "")
+    return ", ".join(graded) + (f"; short windows: {run_count(short)}" if short else "")
 
 
-def _runs(count: int) -> str:
+def run_count(count: int) -> str:
     return "1 run" if count == 1 else f"{count} runs"
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from analysis import units
-from analysis.convert import Rates, electricity_price, gpu_price, grid_intensity, kwh, meaning, rent
+from analysis.convert import Rates, electricity_price, gpu_price, grid_intensity, kwh, meaning, pue, rent
 from cli.parsing import writable_or_dash, write_json
 from cli.train import Train, asked_config, train_arguments
 from runs.config import InputError
@@ -114,10 +114,11 @@ def costs_in_words(pace: Pace, forecast: Forecast, found: Mapping[str, float | N
         return {"energy": "no source has a number here: see --cpu-watts"}
     sign = "" if pace.energy_method == MEASURED else "about "
     grid, price = grid_intensity(at.country), electricity_price(at.usd_per_kwh)
+    building = "" if at.pue is None else f", with a PUE of {pue(at.pue).value:g}"
     return {
         "energy": sign + of(forecast.joules, units.energy),
-        "CO2": f"{sign}{spread(found, 'co2_kg', units.mass)}, {grid.place}",
-        "electricity": f"{sign}{spread(found, 'cost_usd', units.money)}, {price.what}",
+        "CO2": f"{sign}{spread(found, 'co2_kg', units.mass)}, {grid.place}{building}",
+        "electricity": f"{sign}{spread(found, 'cost_usd', units.money)}, {price.what}{building}",
     }
 
 

@@ -165,9 +165,19 @@ def test_the_checkpoint_at_a_trials_end_is_no_part_of_its_pace(monkeypatch: pyte
 def test_the_command_prints_and_writes_what_it_found(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     words = ["plan", "dqn", "CartPole-v1", "--budget", "900-steps", "--compile", "off", "--device", "cpu", "--seconds", "1"]
     words += ["--agent.hidden", "8", "--agent.learning-starts-steps", "100", "--evals", "1", "--eval-episodes", "2"]
-    assert playmeter.main([*words, "--country", "FRA", "--try-seeds", "3", "--json", str(tmp_path / "plan.json")]) == 0
+    assert (
+        playmeter.main([*words, "--country", "FRA", "--pue", "1.2", "--try-seeds", "3", "--json", str(tmp_path / "plan.json")])
+        == 0
+    )
     text = capsys.readouterr().out
-    for part in ("900 steps a seed", "wall time", "France", "18.0 s of human play", "3 side by side", "fastest a seed"):
+    for part in (
+        "900 steps a seed",
+        "wall time",
+        "France, with a PUE of 1.2",
+        "18.0 s of human play",
+        "3 side by side",
+        "fastest a seed",
+    ):
         assert part in text
     content = json.loads((tmp_path / "plan.json").read_text())
     assert content["forecast"]["steps"] == 900
