@@ -50,8 +50,12 @@ def multiplies_tiles() -> bool:
     if not (cpu._is_amx_tile_supported() and cpu._is_avx512_bf16_supported() and cpu._init_amx()):
         return False
     from torch._inductor.cpu_vec_isa import valid_vec_isa_list  # seconds to import
+    from torch._inductor.exc import InvalidCxxCompiler
 
-    return any("amx_tile" in str(instructions) for instructions in valid_vec_isa_list())
+    try:
+        return any("amx_tile" in str(instructions) for instructions in valid_vec_isa_list())
+    except InvalidCxxCompiler:  # there is none, as beside a GPU, whose kernels need a C compiler only
+        return False
 
 
 def kept(tensor: Tensor) -> Tensor:

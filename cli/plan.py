@@ -148,6 +148,10 @@ def as_json(
         "env": config.env,
         "budget": config.budget,
         "seeds": list(config.seeds),
+        "country": at.country,
+        "price_usd_per_kwh": at.usd_per_kwh,
+        "price_usd_per_gpu_hour": at.gpu_hour,
+        "pue": at.pue,
         "forecast": asdict(forecast) | costs(forecast, at),
         "pace": asdict(pace),
         "side_by_side": [

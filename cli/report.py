@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -66,10 +67,12 @@ def report_command(argv: Sequence[str]) -> int:
     json_out, markdown = file_or_dash(asked.json), file_or_dash(asked.markdown)
     if json_out == markdown == "-":
         raise InputError("--json - and --markdown - would both write to standard output: name a file for one")
+    if "-" in (json_out, markdown) and isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")  # as the files are, whatever the terminal's locale
     at = Rates(asked.country, asked.price_usd_per_kwh, asked.price_usd_per_gpu_hour, asked.pue)
     write_report(list(asked.folders), out, json_out, at, markdown, asked.figures)
     for name, path in ({"report": out} | others).items():
-        if path is not None and path != "-":
+        if path and path != "-":
             print(f"{name}: {path}", file=sys.stderr if "-" in (asked.json, asked.markdown) else sys.stdout)
     return 0
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
@@ -17,6 +14,7 @@ from tyro.conf import Positional
 from agents.baselines import BaselineConfig
 from agents.config import AgentConfig
 from cli import DIVERGED, INTERRUPTED, PREEMPTED
+from cli.ending import ignore_signals
 from cli.parsing import parse
 from cli.progress import ProgressLine
 from runs.budget import BudgetError, parse_budget
@@ -196,48 +194,18 @@ def run_config(
 
 def run_and_tell(config: RunConfig) -> int:
     """Train with a progress line, then say what came of it."""
-    with told_to_end() as ending:
-        from runs.train import train  # importing torch takes seconds
+    from runs.train import train  # importing torch takes seconds
 
-        with ProgressLine(config) as line:
-            outcomes = train(config, line.update, line.notice)
-        if any(outcome.signal for outcome in outcomes):
-            ending()
+    with ProgressLine(config) as line:
+        outcomes = train(config, line.update, line.notice)
+    if any(outcome.signal for outcome in outcomes):
+        ignore_signals()
     for outcome in outcomes:
         print(summary_line(outcome))
     signals = {outcome.signal for outcome in outcomes} - {None}
     if signals:
         return INTERRUPTED if signals == {signal.SIGINT} else PREEMPTED
     return DIVERGED if any(outcome.status == "diverged" for outcome in outcomes) else 0
-
-
-@contextmanager
-def told_to_end() -> Iterator[Callable[[], None]]:
-    """Exit as documented where a signal comes before a training takes it, or once more after that.
-
-    What it yields is called when an interrupted training is over: from then on a signal changes nothing, up to the process's end.
-    """
-    in_charge = threading.current_thread() is threading.main_thread()  # no other may set handlers
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1) if in_charge else ()
-    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in numbers}
-
-    def end(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT:
-            raise KeyboardInterrupt
-        raise SystemExit(PREEMPTED)
-
-    def ignore() -> None:
-        before.clear()
-        for number in numbers:
-            signal.signal(number, signal.SIG_IGN)
-
-    for number in numbers:
-        signal.signal(number, end)
-    try:
-        yield ignore
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def summary_line(outcome: Outcome) -> str:

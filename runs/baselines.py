@@ -288,7 +288,7 @@ def check(job: Job, config: BaselineConfig) -> None:
         )
     if isinstance(config, PpoConfig):
         rollout = config.n_steps * config.n_envs
-        if job.budget.quantity == "steps" and job.budget.amount < rollout:
+        if (steps := expected_steps(job.budget, job.env_spec)) is not None and steps < rollout:
             raise InputError(f"a budget of {job.budget} ends before the first update, after {rollout:,} steps: give more")
         return
     check_warm_up(job.budget, job.env_spec, config.learning_starts, "--sb3.learning-starts")

@@ -94,7 +94,10 @@ _UNITS = {
     "play_s": ((3600, "h-play"), (60, "min-play"), (1, "s-play")),
     "wall_s": ((3600, "h"), (60, "min"), (1, "s")),
     "joules": ((3.6e6, "kWh"), (3600, "Wh"), (1, "J")),
-    "flops": ((1, "flops"),),
+    "flops": tuple(
+        (10**power, f"{prefix}flops")
+        for power, prefix in ((18, "E"), (15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k"), (0, ""))
+    ),
 }
 
 

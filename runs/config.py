@@ -108,7 +108,7 @@ class ForeignConfig:
         for name, text in (("agent", self.agent), ("env", self.env)):
             if not isinstance(text, str) or not text.strip() or Path(text).is_absolute() or ".." in Path(text).parts:
                 raise InputError(f"{name} must be a name that can be a folder, not {text!r}")
-        if not isinstance(self.seed, int) or not 0 <= self.seed <= MOST_SEED:
+        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or not 0 <= self.seed <= MOST_SEED:
             raise InputError(f"seed must be a whole number from 0 to 2^63 - 1, not {self.seed!r}")
         if not 0 < self.heartbeat_s <= MOST_HEARTBEAT_S:
             raise InputError(f"heartbeat_s must lie between 0 and {MOST_HEARTBEAT_S:g} s, not {self.heartbeat_s!r}")

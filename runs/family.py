@@ -140,7 +140,8 @@ class FamilyTrainer:
         together = not learns_while_playing(job.env_spec)
         actions = [env_spec.num_actions for env_spec in job.runs.env_specs]
         self.learner = Learner(agent, layout, actions, job.seeds, job.device, self.compiled, together)
-        if advice := faster_precision(agent, job.device, self.compiled):
+        advice = faster_precision(agent, job.device, self.compiled)
+        if advice is not None and not job.config.resume:  # another precision would be another run
             job.notice(advice)
         if self.compiled or self.cuda_graphs:
             obs = np.zeros((world.num_envs, *layout.obs_shape), np.uint8 if layout.pixels else np.float32)

@@ -60,14 +60,14 @@ def find(config: RunConfig, envs: Sequence[EnvRecord], seeds: Sequence[int]) -> 
     return Earlier([folder for folder, _, _ in known], [line for _, _, line in known], [record for _, record, _ in known])
 
 
-def find_finished(config: RunConfig, env: EnvRecord, seed: int) -> Earlier | None:
-    """The newest run of the same configuration that has finished, whatever trained beside it."""
+def find_ended(config: RunConfig, env: EnvRecord, seed: int) -> Earlier | None:
+    """The newest run of the same configuration that has ended, whatever trained beside it."""
     for folder in candidates(_parent(config, env), seed):
         try:
             record, lines = read_run(folder), read_ledger(folder) if (folder / LEDGER_FILE).exists() else []
         except SchemaError:
             continue
-        if lines and lines[-1].status == FINISHED and not differences(config, env, {}, record):
+        if lines and lines[-1].status in (FINISHED, DIVERGED) and not differences(config, env, {}, record):
             return Earlier([folder], [lines[-1]], [record])
     return None
 

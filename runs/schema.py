@@ -288,8 +288,9 @@ def seal(record: LedgerLine | EvalRecord) -> str:
 def read_run(folder: Path) -> RunRecord:
     """Read ``run.json``. Raises SchemaError where the folder is not a run folder or its schema is newer than this code."""
     path = folder / RUN_FILE
+    text = _text(path)
     try:
-        raw = json.loads(_text(path))
+        raw = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise SchemaError(f"{path} cannot be read: {error}") from error
     return _build(RunRecord, raw, path)

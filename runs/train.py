@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, replace
 from datetime import UTC, datetime
 from functools import reduce
 from pathlib import Path
@@ -32,7 +32,7 @@ from runs.machine import describe_device, describe_machine, git_commit, versions
 from runs.meter import Meter, MeterReading
 from runs.prepare import Job, Runs, check_numbers, lockstep_groups, resolve_device
 from runs.progress import Listener, Reporter
-from runs.resume import Earlier, continued, find, find_finished, sum_energy
+from runs.resume import Earlier, continued, find, find_ended, sum_energy
 from runs.saving import Saver
 from runs.schema import (
     DIVERGED,
@@ -61,7 +61,7 @@ class Outcome:
     status: str
     eval_scores: list[float]  # mean return of each evaluation
     params_sha256: str | None
-    signal: int | None = None  # that interrupted it
+    signal: int | None = None  # that asked for the end, of this one or, where it came as this one ended, of those after it
 
 
 def train(
@@ -83,16 +83,27 @@ def train(
     check_energy(config.energy)
     device = resolve_device(config.device)
     outcomes: list[Outcome] = []
+    said: set[str] = set()
+
+    def advise(text: str) -> None:  # group after group would say the same
+        if text not in said:
+            said.add(text)
+            notice(text)
+
     with interruptible() as stopped, errors_at_flush():
-        for runs, earlier in what_to_train(config, device):
+        groups = what_to_train(config, device)
+        for number, (runs, earlier) in enumerate(groups, 1):
             if earlier is not None and earlier.ended:
                 outcomes += ended_before(earlier, notice)
                 continue
             if config.resume and earlier is None:
                 on = f" on {', '.join(dict.fromkeys(runs.games))}" if config.more_envs else ""
                 notice(f"nothing to continue for seed {', '.join(map(str, dict.fromkeys(runs.seeds)))}{on}: starting")
-            outcomes += Group(config, runs, device, stopped, listener, notice, earlier).run()
+            outcomes += Group(config, runs, device, stopped, listener, notice, earlier, advise).run()
             if stopped():
+                outcomes[-1] = replace(outcomes[-1], signal=stopped.signal)
+                if later := sum(len(runs.seeds) for runs, _ in groups[number:]):
+                    notice(f"not begun, or not looked at: {later} more of these runs")
                 break
     return outcomes
 
@@ -104,17 +115,30 @@ def what_to_train(config: RunConfig, device: torch.device) -> list[tuple[Runs, E
         for budget in (config.budget, config.checkpoint_every):
             parse_budget(budget).check(runs.env_specs[0].frame_rate_hz)
         envs = [env_record(env_spec, config.protocol) for env_spec in runs.env_specs]
-        earlier = find(config, envs, runs.seeds) if config.resume else None
-        if config.resume and earlier is None and len(runs.seeds) > 1:  # some may have finished in a group of others
-            finished = [find_finished(config, env, seed) for env, seed in zip(envs, runs.seeds, strict=True)]
-            groups += [(runs.only([k]), one) for k, one in enumerate(finished) if one is not None]
-            left = [k for k, one in enumerate(finished) if one is None]
-            if not left:
-                continue
-            runs = runs.only(left)
-            earlier = find(config, [envs[k] for k in left], runs.seeds)
-        groups.append((runs, earlier))
+        if config.resume:
+            groups += what_to_resume(config, runs, envs)
+        else:
+            groups.append((runs, None))
     return groups
+
+
+def what_to_resume(config: RunConfig, runs: Runs, envs: Sequence[EnvRecord]) -> list[tuple[Runs, Earlier | None]]:
+    """A group as it was, or else those of its runs that have ended in other groups, each alone, and the rest as a group. Raises InputError."""
+    fault: InputError | None = None
+    try:
+        if (earlier := find(config, envs, runs.seeds)) is not None:
+            return [(runs, earlier)]
+    except InputError as error:
+        fault = error
+    ended = [find_ended(config, env, seed) for env, seed in zip(envs, runs.seeds, strict=True)]
+    left = [k for k, one in enumerate(ended) if one is None]
+    if fault is not None and len(left) == len(ended):
+        raise fault
+    alone: list[tuple[Runs, Earlier | None]] = [(runs.only([k]), one) for k, one in enumerate(ended) if one is not None]
+    if not left:
+        return alone
+    rest = runs.only(left)
+    return [*alone, (rest, find(config, [envs[k] for k in left], rest.seeds) if alone else None)]
 
 
 def ended_before(earlier: Earlier, notice: Callable[[str], None]) -> list[Outcome]:
@@ -200,8 +224,9 @@ class Group:
         listener: Listener,
         notice: Callable[[str], None],
         earlier: Earlier | None = None,
+        advise: Callable[[str], None] | None = None,
     ) -> None:
-        """``earlier``: the runs that these continue."""
+        """``earlier``: the runs that these continue; ``advise``: is told, instead of ``notice``, what there is to say of setting up."""
         self.config, self.runs, self.seeds = config, runs, runs.seeds
         env_spec, seeds = runs.env_specs[0], runs.seeds
         self._rate_hz = env_spec.frame_rate_hz
@@ -220,7 +245,9 @@ class Group:
         try:
             if earlier is not None:
                 self._lock(earlier.folders)
-            self.trainer = trainer_of(Job(config, runs, self.protocol, self.budget, device, self.meter, stopped, notice))
+            self.trainer = trainer_of(
+                Job(config, runs, self.protocol, self.budget, device, self.meter, stopped, advise or notice)
+            )
             self.counters = self.trainer.books.counters
             if earlier is None:
                 taken = TakenOver(None, [None for _ in seeds], [[] for _ in seeds], {}, [[] for _ in seeds])

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 import playmeter as front_door
+from cli.progress import ProgressLine
 from cli.train import envs_of
 from envs import SUITES
 from runs import schema
+from runs.progress import Progress
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = [
@@ -159,6 +161,10 @@ BAD = {
         "--checkpoint-every: budget 'foo'",
     ),
     "too few frames to learn": (["train", "dqn", "ALE/Pong-v5", "--budget", "100-frames"], "ends before learning starts"),
+    "too few frames for a rollout": (
+        ["train", "sb3:ppo", "CartPole-v1", "--budget", "100-frames"],
+        "ends before the first update",
+    ),
     "too few steps to plan": (["plan", "dqn", "CartPole-v1", "--budget", "10-steps"], "learning starts, after 500 steps"),
     "a million seeds": (
         ["train", "dqn", "CartPole-v1", "--seeds", "1000000", "--budget", "60k-steps"],
@@ -265,22 +271,49 @@ import os, sys, playmeter
 class Signal:
     @staticmethod
     def find_spec(name, *_):
-        if name == "runs.train":
+        if name == "{module}":
             os.kill(os.getpid(), {number})
 
 sys.meta_path.insert(0, Signal)
-sys.exit(playmeter.main(["train", "dqn", "CartPole-v1"]))
+sys.argv[1:] = ["train", "dqn", "CartPole-v1"]
+sys.exit(playmeter.main())
 """
 
 
+@pytest.mark.parametrize("module", ["cli.train", "runs.train"])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
-def test_a_signal_while_torch_is_loaded_ends_as_documented(number: int, code: int, tmp_path: Path) -> None:
-    early = EARLY.format(number=int(number))
+def test_a_signal_while_commands_and_torch_are_loaded_ends_as_documented(
+    number: int, code: int, module: str, tmp_path: Path
+) -> None:
+    early = EARLY.format(number=int(number), module=module)
     done = subprocess.run(
         [sys.executable, "-c", early], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True
     )
     assert (done.returncode, done.stderr) == (code, b"")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_that_is_not_ours_keeps_its_handlers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = [signal.getsignal(number) for number in numbers]
+
+    def interrupted(self: ProgressLine, progress: Progress) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(ProgressLine, "update", interrupted)
+    monkeypatch.chdir(tmp_path)
+    assert front_door.main(["train", "dqn", "CartPole-v1", "--budget", "10M-steps", "--compile", "off", *TINY]) == 130
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_the_markdown_on_standard_output_is_utf_8_whatever_the_locale(trained: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "playmeter", "report", "results", "--markdown", "-"], cwd=trained, capture_output=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}, check=True,
+    )  # fmt: skip
+    assert done.stdout.decode().startswith("# What learning cost\n\n2 runs, ")
+    assert "CO₂" in done.stdout.decode()
+    assert done.stderr == b""
 
 
 def test_a_second_signal_changes_neither_exit_code_nor_what_is_written(tmp_path: Path) -> None:

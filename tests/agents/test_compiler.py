@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch._dynamo.utils import counters
+from torch._inductor.exc import InvalidCxxCompiler
 from torch._inductor.utils import run_and_get_code
 
 from agents.compiler import compiled
@@ -44,6 +45,10 @@ def line(slope: float) -> Callable[[Tensor, Pair], tuple[Tensor, Pair]]:
     return move
 
 
+def no_compiler() -> list[str]:
+    raise InvalidCxxCompiler
+
+
 AMX = {
     "torch.cpu._is_amx_tile_supported": lambda: True,
     "torch.cpu._is_avx512_bf16_supported": lambda: True,
@@ -59,6 +64,7 @@ AMX = {
         None,
         *((name, lambda: False) for name in list(AMX)[:3]),
         ("torch._inductor.cpu_vec_isa.valid_vec_isa_list", lambda: ["avx512 avx512_vnni", "avx512", "avx2"]),  # an old g++
+        ("torch._inductor.cpu_vec_isa.valid_vec_isa_list", no_compiler),
         ("torch.__version__", "2.14.0"),
         ("torch.__version__", "2.11.0"),
     ],

@@ -181,6 +181,7 @@ def test_the_command_prints_and_writes_what_it_found(capsys: pytest.CaptureFixtu
         assert part in text
     content = json.loads((tmp_path / "plan.json").read_text())
     assert content["forecast"]["steps"] == 900
+    assert (content["country"], content["pue"], content["price_usd_per_gpu_hour"]) == ("FRA", "1.2", None)
     assert content["forecast"]["low_co2_kg"] <= content["forecast"]["co2_kg"] <= content["forecast"]["high_co2_kg"]
     assert [entry["seeds"] for entry in content["side_by_side"]] == [1, 3]
 

@@ -195,6 +195,54 @@ def test_seeds_that_have_finished_in_other_groups_are_left_alone_and_the_others_
     assert train(config(tmp_path, seeds=(0, 1, 2, 3), resume=True))[3].folder == outcomes[3].folder
 
 
+def test_a_rest_that_was_interrupted_goes_on_beside_what_has_ended_in_another_group(tmp_path: Path) -> None:
+    train(config(tmp_path, seeds=(0,)))
+    asked = config(tmp_path, seeds=(0, 1, 2), resume=True)
+    assert [outcome.status for outcome in train(asked, interrupt_at(60))] == ["finished", "interrupted", "interrupted"]
+    outcomes = train(asked)
+    assert [(outcome.folder.name, outcome.status) for outcome in outcomes] == [(f"seed{k}", "finished") for k in range(3)]
+    train(config(tmp_path / "more", seeds=(0,)), interrupt_at(60))
+    with pytest.raises(InputError, match="unfinished and has other settings"):
+        train(config(tmp_path / "more", seeds=(0, 1), resume=True))
+
+
+def test_a_seed_that_diverged_is_not_trained_again_with_others(tmp_path: Path) -> None:
+    asked = config(tmp_path, agent_config=replace(SMALL, learning_rate=1e30), budget="1500-steps", heartbeat_s=0.5)
+    (first,) = train(asked)
+    assert first.status == "diverged"
+    outcomes = train(replace(asked, seeds=(0, 1), resume=True))
+    assert [(outcome.folder.name, outcome.status) for outcome in outcomes] == [("seed0", "diverged"), ("seed1", "diverged")]
+
+
+def test_a_signal_that_comes_as_one_group_ends_ends_the_command_and_is_told(tmp_path: Path) -> None:
+    """Seeds of large networks train one after another on a CPU."""
+    said: list[str] = []
+    asked = config(
+        tmp_path, env="ALE/Breakout-v5", agent_config=ATARI, budget="60-steps", evals=1, eval_episodes=1, seeds=(0, 1)
+    )
+
+    def at_the_end(progress: Progress) -> None:
+        if progress.status == "finished":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    (outcome,) = train(asked, at_the_end, said.append)
+    assert (outcome.seed, outcome.status, outcome.signal) == (0, "finished", signal.SIGTERM)
+    assert said[-1] == "not begun, or not looked at: 1 more of these runs"
+    assert not (tmp_path / "ALE/Breakout-v5/dqn/seed1").exists()
+
+
+def test_what_there_is_to_say_of_setting_up_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("runs.family.faster_precision", lambda *asked: "there is a faster way")
+    asked = config(
+        tmp_path, env="ALE/Breakout-v5", agent_config=ATARI, budget="60-steps", evals=1, eval_episodes=1, seeds=(0, 1)
+    )
+    train(asked, notice=said.append)
+    assert said.count("there is a faster way") == 1
+    train(replace(asked, resume=True, seeds=(2,)), notice=said.append)
+    assert said.count("there is a faster way") == 1, "another precision would not be this run"
+
+
 def test_what_is_told_of_a_continued_run_is_of_all_of_it(tmp_path: Path) -> None:
     seen: list[Progress] = []
     (first,) = train(config(tmp_path, seeds=(3,)), interrupt_at(120))
