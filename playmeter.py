@@ -78,9 +78,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return fail(f"unknown command {argv[0]!r}{nearest(argv[0], COMMANDS)}; `playmeter --help` lists them all")
     module, function, _ = COMMANDS[argv[0]]
     if arguments is None and argv[0] in ("train", "demo"):
-        from cli.ending import end_as_documented
+        from cli.ending import end_as_documented, ignore_signals
 
         end_as_documented()
+        try:
+            return main(argv)
+        finally:
+            ignore_signals()
     try:
         run: Callable[[Sequence[str]], int] = getattr(import_module(module), function)
         return run(argv[1:])

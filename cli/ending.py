@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
+from contextlib import suppress
 from types import FrameType
 
-from cli import PREEMPTED
+from cli import INTERRUPTED, PREEMPTED
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -17,11 +20,14 @@ def end_as_documented() -> None:
 
 
 def ignore_signals() -> None:
-    """The process is ending as it was asked to, and what asked may ask again. In a process that is not ours nothing changes."""
+    """The process is ending, and whoever asked for that may ask again. In a process that is not ours nothing changes."""
     if signal.getsignal(signal.SIGTERM) is _end:
         for number in NUMBERS:
             signal.signal(number, signal.SIG_IGN)
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(PREEMPTED)
+    """At once: nothing is under way that had to be ended cleanly, and whatever is imported just then could swallow an exception."""
+    with suppress(RuntimeError, OSError):  # it was being written to
+        sys.stdout.flush()
+    os._exit(INTERRUPTED if number == signal.SIGINT else PREEMPTED)

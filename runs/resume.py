@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +29,8 @@ from runs.schema import (
     read_ledger,
     read_run,
 )
+
+ONE_START_S = 60.0  # within which the folders of a group are made
 
 Number = TypeVar("Number", int, float)
 
@@ -55,21 +58,28 @@ def find(config: RunConfig, envs: Sequence[EnvRecord], seeds: Sequence[int]) -> 
     together = {"seeds": list(seeds), "games": games if len(set(games)) > 1 else []}
     found = [_newest(config, env, together, seed) for env, seed in zip(envs, seeds, strict=True)]
     known = [each for each in found if each is not None]
-    if len(known) < len(seeds):
+    if len(known) < len(seeds) or not began_together([record for _, record, _ in known]):
         return None
     return Earlier([folder for folder, _, _ in known], [line for _, _, line in known], [record for _, record, _ in known])
 
 
-def find_ended(config: RunConfig, env: EnvRecord, seed: int) -> Earlier | None:
-    """The newest run of the same configuration that has ended, whatever trained beside it."""
+def find_one(config: RunConfig, env: EnvRecord, seed: int) -> Earlier | None:
+    """The newest run of the same configuration, whatever trained beside it."""
     for folder in candidates(_parent(config, env), seed):
         try:
             record, lines = read_run(folder), read_ledger(folder) if (folder / LEDGER_FILE).exists() else []
         except SchemaError:
             continue
-        if lines and lines[-1].status in (FINISHED, DIVERGED) and not differences(config, env, {}, record):
-            return Earlier([folder], [lines[-1]], [record])
+        if not differences(config, env, {}, record):
+            return Earlier([folder], [lines[-1] if lines else None], [record])
     return None
+
+
+def began_together(records: Sequence[RunRecord]) -> bool:
+    """Whether these runs are of one group: a command makes the folders of a group one after another, without anything in between."""
+    beside = {(tuple(record.group_seeds), tuple(record.group_envs)) for record in records}
+    times = [datetime.fromisoformat(record.started_utc) for record in records]
+    return len(beside) == 1 and (max(times) - min(times)).total_seconds() < ONE_START_S
 
 
 def _parent(config: RunConfig, env: EnvRecord) -> Path:
@@ -90,7 +100,7 @@ def _newest(
         different = differences(config, env, together, record)
         if not different:
             return folder, record, line
-        if line is None or line.status not in (FINISHED, DIVERGED):
+        if line is not None and line.status not in (FINISHED, DIVERGED):  # without a line there is nothing in it to be lost
             others = others or f"{folder} is unfinished and has other settings ({'; '.join(different[:3])})"
     if others:
         raise InputError(f"{others}: give the command that it was started with, or start another without --resume")

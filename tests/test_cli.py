@@ -272,7 +272,8 @@ class Signal:
     @staticmethod
     def find_spec(name, *_):
         if name == "{module}":
-            os.kill(os.getpid(), {number})
+            for _ in range(2):
+                os.kill(os.getpid(), {number})
 
 sys.meta_path.insert(0, Signal)
 sys.argv[1:] = ["train", "dqn", "CartPole-v1"]
@@ -280,7 +281,7 @@ sys.exit(playmeter.main())
 """
 
 
-@pytest.mark.parametrize("module", ["cli.train", "runs.train"])
+@pytest.mark.parametrize("module", ["cli.train", "tyro", "runs.train"])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
 def test_a_signal_while_commands_and_torch_are_loaded_ends_as_documented(
     number: int, code: int, module: str, tmp_path: Path
@@ -291,6 +292,36 @@ def test_a_signal_while_commands_and_torch_are_loaded_ends_as_documented(
     )
     assert (done.returncode, done.stderr) == (code, b"")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_signal_after_the_last_word_changes_nothing(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "playmeter",
+        "train",
+        "dqn",
+        "CartPole-v1",
+        "--budget",
+        "100-steps",
+        "--compile",
+        "off",
+        *TINY,
+    ]
+    for number in (signal.SIGTERM, signal.SIGINT):
+        process = subprocess.Popen(
+            [*command, "--out", str(int(number))], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("seed 0: finished"):
+                break
+        time.sleep(0.02)
+        while process.poll() is None:
+            process.send_signal(number)
+            time.sleep(0.01)
+        assert (process.returncode, process.communicate()[1]) == (0, "")
 
 
 def test_a_process_that_is_not_ours_keeps_its_handlers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -212,6 +213,35 @@ def test_a_seed_that_diverged_is_not_trained_again_with_others(tmp_path: Path) -
     assert first.status == "diverged"
     outcomes = train(replace(asked, seeds=(0, 1), resume=True))
     assert [(outcome.folder.name, outcome.status) for outcome in outcomes] == [("seed0", "diverged"), ("seed1", "diverged")]
+
+
+def test_a_rest_of_which_one_has_diverged_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seed 0 finished alone; then 1 and 2 trained together, of which 1 diverged before the interrupt."""
+    train(config(tmp_path, seeds=(0,)))
+    asked = config(tmp_path, seeds=(0, 1, 2), resume=True)
+    train(asked, interrupt_at(60))
+    ledger = tmp_path / "CartPole-v1/dqn/seed1" / schema.LEDGER_FILE
+    lines = schema.read_ledger(ledger.parent)
+    ledger.write_text("".join(map(schema.seal, [*lines[:-1], replace(lines[-1], status="diverged")])))
+    outcomes = train(asked)
+    assert [(outcome.seed, outcome.folder.name) for outcome in outcomes] == [(0, "seed0"), (1, "seed1"), (2, "seed2")]
+    assert [last(outcome).lineage.steps for outcome in outcomes] == [240, 240, 240]
+
+
+def test_finished_runs_of_another_start_are_not_taken_for_those_of_a_group_that_was_killed_at_once(tmp_path: Path) -> None:
+    """Of the second start only the folder of seed 0 was made."""
+    first = train(config(tmp_path, seeds=(0, 1)))
+    again = tmp_path / "CartPole-v1/dqn/seed0-2"
+    again.mkdir()
+    record = json.loads((first[0].folder / schema.RUN_FILE).read_text())
+    (again / schema.RUN_FILE).write_text(json.dumps(record | {"started_utc": "2036-01-01T00:00:00+00:00"}))
+    before = [(path, path.read_bytes()) for outcome in first for path in sorted(outcome.folder.rglob("*")) if path.is_file()]
+    outcomes = train(config(tmp_path, seeds=(0, 1), resume=True))
+    assert sorted((outcome.seed, outcome.folder.name, outcome.status) for outcome in outcomes) == [
+        (0, "seed0-3", "finished"),
+        (1, "seed1", "finished"),
+    ]
+    assert [(path, path.read_bytes()) for path, _ in before] == before
 
 
 def test_a_signal_that_comes_as_one_group_ends_ends_the_command_and_is_told(tmp_path: Path) -> None:
