@@ -50,7 +50,8 @@ MINATAR = Protocol(
     max_eval_episode_frames=None,
     source="Young and Tian 2019, arXiv 1903.03176: sticky actions 0.1, difficulty ramping on, training returns reported",
 )
-"""MinAtar's defaults with its minimal action sets (the -v1 ids). What the paper reports is training returns; the 10 evaluation episodes are ours."""
+"""MinAtar's defaults with its minimal action sets (the -v1 ids). What the paper reports is training returns; the 10 evaluation
+episodes are ours."""
 
 NATURE = Protocol(
     name="nature",

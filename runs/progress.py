@@ -63,7 +63,9 @@ class Reporter:
         games: Sequence[Sequence[float]],
         evaluations: Sequence[Sequence[float]],
     ) -> None:
-        """``whole``: of this process. ``wall_s``, ``energy``: of the runs, with those that they continue. ``games``: scores of the training games since the last report; ``evaluations``: mean scores of all
+        """``whole``: of this process. ``wall_s``, ``energy``: of the runs, with those that they continue.
+
+        ``games``: scores of the training games since the last report; ``evaluations``: mean scores of all
         so far; each by seed."""
         counters, seeds = self.counters, self.counters.seeds
         before_s, before_steps = (self.wall_s, self.steps) if status == RUNNING else (whole.active_s["setup"], self.first_step)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from runs.budget import parse_budget
 from runs.config import InputError, RunConfig
+from runs.prepare import Runs
 from runs.schema import (
     ABSENT,
     DIVERGED,
@@ -47,6 +48,33 @@ class Earlier:
     def ended(self) -> bool:
         """Nothing is left to do: continued, a run that diverged would diverge again."""
         return all(line is not None and line.status in (FINISHED, DIVERGED) for line in self.lines)
+
+
+def what_to_resume(config: RunConfig, runs: Runs, envs: Sequence[EnvRecord]) -> list[tuple[Runs, Earlier | None]]:
+    """A group as it was, or else those of its runs that have ended in other groups, each alone, and the rest as a group. Raises InputError."""
+    fault: InputError | None = None
+    try:
+        if (earlier := find(config, envs, runs.seeds)) is not None:
+            return [(runs, earlier)]
+    except InputError as error:
+        fault = error
+    ones = [find_one(config, env, seed) for env, seed in zip(envs, runs.seeds, strict=True)]
+    under_way = [one.records[0] for one in ones if one is not None and not one.ended]
+    # one that has ended in a group that is still under way belongs to that
+    ended = [
+        one
+        if one is not None and one.ended and not any(began_together([one.records[0], other]) for other in under_way)
+        else None
+        for one in ones
+    ]
+    left = [k for k, one in enumerate(ended) if one is None]
+    if fault is not None and len(left) == len(ended):
+        raise fault
+    alone: list[tuple[Runs, Earlier | None]] = [(runs.only([k]), one) for k, one in enumerate(ended) if one is not None]
+    if not left:
+        return alone
+    rest = runs.only(left)
+    return [*alone, (rest, find(config, [envs[k] for k in left], rest.seeds) if alone else None)]
 
 
 def find(config: RunConfig, envs: Sequence[EnvRecord], seeds: Sequence[int]) -> Earlier | None:

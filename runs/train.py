@@ -32,7 +32,7 @@ from runs.machine import describe_device, describe_machine, git_commit, versions
 from runs.meter import Meter, MeterReading
 from runs.prepare import Job, Runs, check_numbers, lockstep_groups, resolve_device
 from runs.progress import Listener, Reporter
-from runs.resume import Earlier, began_together, continued, find, find_one, sum_energy
+from runs.resume import Earlier, continued, sum_energy, what_to_resume
 from runs.saving import Saver
 from runs.schema import (
     DIVERGED,
@@ -120,33 +120,6 @@ def what_to_train(config: RunConfig, device: torch.device) -> list[tuple[Runs, E
         else:
             groups.append((runs, None))
     return groups
-
-
-def what_to_resume(config: RunConfig, runs: Runs, envs: Sequence[EnvRecord]) -> list[tuple[Runs, Earlier | None]]:
-    """A group as it was, or else those of its runs that have ended in other groups, each alone, and the rest as a group. Raises InputError."""
-    fault: InputError | None = None
-    try:
-        if (earlier := find(config, envs, runs.seeds)) is not None:
-            return [(runs, earlier)]
-    except InputError as error:
-        fault = error
-    ones = [find_one(config, env, seed) for env, seed in zip(envs, runs.seeds, strict=True)]
-    under_way = [one.records[0] for one in ones if one is not None and not one.ended]
-    # one that has ended in a group that is still under way belongs to that
-    ended = [
-        one
-        if one is not None and one.ended and not any(began_together([one.records[0], other]) for other in under_way)
-        else None
-        for one in ones
-    ]
-    left = [k for k, one in enumerate(ended) if one is None]
-    if fault is not None and len(left) == len(ended):
-        raise fault
-    alone: list[tuple[Runs, Earlier | None]] = [(runs.only([k]), one) for k, one in enumerate(ended) if one is not None]
-    if not left:
-        return alone
-    rest = runs.only(left)
-    return [*alone, (rest, find(config, [envs[k] for k in left], rest.seeds) if alone else None)]
 
 
 def ended_before(earlier: Earlier, notice: Callable[[str], None]) -> list[Outcome]:
