@@ -46,14 +46,21 @@ def bench_command(argv: Sequence[str]) -> int:
     for name in asked.only:
         if name not in known:
             raise InputError(f"unknown case {name!r}{nearest(name, known)}; there are {', '.join(known)}")
+    cases = [case for case in CASES if case.name in (asked.only or known)]
+    not_timed = {case.name: lack for case in cases if (lack := case.lacks(asked.device))}
+    if asked.only and not_timed:
+        raise InputError("; ".join(f"{name} cannot be timed here, {lack}" for name, lack in not_timed.items()))
     stream = sys.stderr if target == "-" else sys.stdout
     of, found = machine(asked.device, asked.threads), []
     print(hardware(of), file=stream, flush=True)
-    for one in bench(of, list(asked.only or known), asked.repeats, asked.seconds, asked.device, asked.threads):
+    possible = [case for case in cases if case.name not in not_timed]
+    for one in bench(of, possible, asked.repeats, asked.seconds, asked.device, asked.threads):
         print(row(one), file=stream, flush=True)
         found.append(one)
+    for name, lack in not_timed.items():
+        print(f"{name:<14} not timed: {lack}", file=stream, flush=True)
     if target is not None:
-        write_json(target, {"machine": asdict(of), "cases": [asdict(one) for one in found]})
+        write_json(target, {"machine": asdict(of), "cases": [asdict(one) for one in found], "not_timed": not_timed})
     return 0
 
 

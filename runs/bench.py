@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
@@ -23,7 +23,7 @@ from agents.learner import Learner
 from envs import lane_seeds, make, spec
 from runs.config import DOMAINS, RunConfig
 from runs.plan import TRAINING_PHASES, try_out
-from runs.prepare import flush_denormals, resolve_device
+from runs.prepare import flush_denormals, lacking, resolve_device
 from runs.schema import LedgerLine
 
 PEER = AgentConfig(hidden=(128, 128), batch_size=64, replay_ratio=1.0, learning_starts_steps=500, target_period_updates=100)
@@ -43,6 +43,10 @@ class Case:
     peer: str | None = None  # stable-baselines3's policy, where its DQN does the same work
     protocol: str | None = None
     plain: bool = False  # neither compiled nor with CUDA graphs
+
+    def lacks(self, device: str) -> str | None:
+        """What it would need of the device that this one has not."""
+        return lacking(self.config.precision, resolve_device(device))
 
     @property
     def config(self) -> AgentConfig:
@@ -274,8 +278,9 @@ def atari_as_theirs(env: str) -> Any:
     return VecFrameStack(make_atari_env(f"{game}NoFrameskip-v4", n_envs=1, seed=0), 4)
 
 
-def bench(of: Machine, names: list[str], repeats: int, seconds: float, device: str, threads: int | None) -> Iterator[Speed]:
+def bench(
+    of: Machine, cases: Sequence[Case], repeats: int, seconds: float, device: str, threads: int | None
+) -> Iterator[Speed]:
     """The cases one after another, as they come."""
-    for case in CASES:
-        if case.name in names:
-            yield speed(case, of, repeats, seconds, device, threads)
+    for case in cases:
+        yield speed(case, of, repeats, seconds, device, threads)

@@ -226,16 +226,24 @@ def check_free_memory(replay_bytes: int, device: torch.device, steps: int, flag:
 def set_precision(agent: AgentConfig, device: torch.device) -> None:
     """Let a GPU round the factors of float32 products only where that was asked for: torch rounds those of convolutions by default.
 
-    Raises InputError where bfloat16 would be emulated (slower than float32, and less exact), or there is no TF32.
+    Raises InputError where the device lacks what was asked for.
     """
-    if agent.precision == "tf32" and (device.type == "cpu" or torch.cuda.get_device_capability(device) < (8, 0)):
-        raise InputError(f"this {device.type} has no TF32 (GPUs have it from NVIDIA's Ampere on): use --agent.precision fp32")
+    if lack := lacking(agent.precision, device):
+        raise InputError(f"{lack}: use --agent.precision fp32")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = agent.precision == "tf32"
-    if agent.precision != "bf16":
-        return
-    native = torch.ops.mkldnn._is_mkldnn_bf16_supported() if device.type == "cpu" else torch.cuda.is_bf16_supported(False)
-    if not native:
-        raise InputError(f"this {device.type} has no bfloat16 instructions: use --agent.precision fp32")
+
+
+def lacking(precision: str, device: torch.device) -> str | None:
+    """What the device would need for this precision and has not: TF32, or bfloat16, which would be emulated (slower than float32, and
+    less exact)."""
+    cpu = device.type == "cpu"
+    if precision == "tf32" and (cpu or torch.cuda.get_device_capability(device) < (8, 0)):
+        return f"this {device.type} has no TF32 (GPUs have it from NVIDIA's Ampere on)"
+    if precision == "bf16" and not (
+        torch.ops.mkldnn._is_mkldnn_bf16_supported() if cpu else torch.cuda.is_bf16_supported(False)
+    ):
+        return f"this {device.type} has no bfloat16 instructions"
+    return None
 
 
 def faster_precision(agent: AgentConfig, device: torch.device, compiled: bool) -> str | None:

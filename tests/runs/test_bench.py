@@ -19,6 +19,8 @@ from runs.schema import Counts, Flops
 from tests.runs.test_plan import line
 
 MACHINE = Machine(threads=2, matmul_gflops_per_s=100.0, copy_gb_per_s=10.0, env_frames_per_s={"CartPole-v1 x 1": 5_000.0})
+FIXED = {"steps_per_s": 1234.0, "updates_per_s": 1234.0, "update_ms": None, "act_ms": None, "phases": {"learn": 0.9, "io": 0.1},
+         "gflops_per_s": 50.0, "gpu_busy_share": 0.25}  # fmt: skip
 CONFIG = RunConfig("dqn", "CartPole-v1", CASES[0].config, (0, 1), device="cpu")
 
 
@@ -137,11 +139,9 @@ def test_the_peer_does_the_same_work(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_command_shows_and_writes_what_was_timed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fixed = {"steps_per_s": 1234.0, "updates_per_s": 1234.0, "update_ms": None, "act_ms": None, "phases": {"learn": 0.9, "io": 0.1},
-             "gflops_per_s": 50.0, "gpu_busy_share": 0.25}  # fmt: skip
     monkeypatch.setattr(bench, "machine", lambda *_: MACHINE)
     monkeypatch.setattr(bench, "try_out", lambda *_: None)
-    monkeypatch.setattr(bench, "ours", lambda *_: fixed)
+    monkeypatch.setattr(bench, "ours", lambda *_: FIXED)
     monkeypatch.setattr(bench, "peer", lambda *_: 617.0)
     target = tmp_path / "bench.json"
     assert playmeter.main(["bench", "--only", "cartpole-1", "rainbow-1", "--json", str(target)]) == 0
@@ -158,6 +158,26 @@ def test_the_command_shows_and_writes_what_was_timed(
         assert part in text
     content = json.loads(target.read_text())
     assert [(case["case"], case["ratio"]) for case in content["cases"]] == [("cartpole-1", 2.0), ("rainbow-1", None)]
+
+
+def test_what_this_machine_cannot_do_is_left_out_of_the_table_and_refused_where_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A CPU without bfloat16: the other cases are timed all the same."""
+    monkeypatch.setattr(bench, "lacking", lambda precision, device: "no such numbers" if precision == "bf16" else None)
+    monkeypatch.setattr(bench, "machine", lambda *_: MACHINE)
+    monkeypatch.setattr(bench, "try_out", lambda *_: None)
+    monkeypatch.setattr(bench, "ours", lambda *_: FIXED)
+    monkeypatch.setattr(bench, "peer", lambda *_: 617.0)
+    target = tmp_path / "bench.json"
+    assert playmeter.main(["bench", "--json", str(target)]) == 0
+    rounded = {case.name for case in CASES if "bf16" in case.name}
+    content = json.loads(target.read_text())
+    assert [case["case"] for case in content["cases"]] == [case.name for case in CASES if case.name not in rounded]
+    assert content["not_timed"] == dict.fromkeys(rounded, "no such numbers")
+    assert capsys.readouterr().out.count("not timed: no such numbers") == len(rounded) > 0
+    assert playmeter.main(["bench", "--only", "cartpole-1", "atari-bf16"]) == 2
+    assert capsys.readouterr().err == "playmeter: atari-bf16 cannot be timed here, no such numbers\n"
 
 
 @pytest.mark.parametrize(
