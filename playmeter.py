@@ -63,7 +63,7 @@ def __getattr__(name: str) -> Any:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code. Bad input is one line on stderr and code 2.
 
-    Without ``arguments`` this is the whole process, whose signals it then takes.
+    Without ``arguments`` this is the whole process: it takes its signals, and finds what earlier ones compiled.
     """
     argv = list(sys.argv[1:] if arguments is None else arguments)
     if not argv or argv[0] in ("-h", "--help", "help"):
@@ -77,6 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if argv[0] not in COMMANDS:
         return fail(f"unknown command {argv[0]!r}{nearest(argv[0], COMMANDS)}; `playmeter --help` lists them all")
     module, function, _ = COMMANDS[argv[0]]
+    if arguments is None and argv[0] in ("train", "demo", "plan", "bench"):
+        from agents import disk_cache
+
+        disk_cache.begin()
     if arguments is None and argv[0] in ("train", "demo"):
         from cli.ending import end_as_documented, ignore_signals
 

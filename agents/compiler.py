@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import logging
+import os
+import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from types import FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
+from agents import disk_cache
 from agents.operators import multiplies_tiles
 
 SETTINGS = {"cpp_wrapper": True}
@@ -24,15 +29,20 @@ SETTINGS = {"cpp_wrapper": True}
 the caches hold nothing of it."""
 
 
-def compiled(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any], device: torch.device, made_from: object = None) -> Callable[..., Any]:
     """``function`` of tensors, and tuples of tensors, for arguments of the shapes that it is called with first.
+
+    ``made_from``, where it is given, is all that the function depends on beside its arguments and the code of this folder, told by its
+    repr: what the program compiled for it once it then finds on the disk, without torch's compiler (agents/disk_cache.py). Only on a CPU.
 
     torch.compile asks before every call whether what it compiled still fits, of code, settings and tensors: in `dqn` on CartPole a
     quarter of a step. A learner's calls never change, so on a CPU they are traced once and called without asking. On a GPU nobody
     asks either, since CUDA graphs replay them (agents/graphs.py).
     """
+    if device.type == "cpu":
+        return _traced(function, made_from)
     teach_compiler()
-    return _traced(function) if device.type == "cpu" else _guarded(function)
+    return _guarded(function)
 
 
 def leaves(arguments: Any) -> list[Tensor]:
@@ -40,22 +50,58 @@ def leaves(arguments: Any) -> list[Tensor]:
     return [arguments] if isinstance(arguments, Tensor) else [tensor for part in arguments for tensor in leaves(part)]
 
 
-def _traced(function: Callable[..., Any]) -> Callable[..., Any]:
-    graph: Callable[..., list[Tensor]] | None = None
-    results: pytree.TreeSpec
+class Call(NamedTuple):
+    """A compiled function."""
+
+    run: Callable[..., Sequence[Tensor]]  # from all tensors of its arguments to all of its results
+    nested: pytree.TreeSpec  # how the results are nested
+
+
+class Library(NamedTuple):
+    """A compiled function on the disk."""
+
+    path: str
+    size: int  # of the file: the loader would stumble over a part of it
+    takes: int  # tensors
+    results: Any  # nested as they are, each result its number
+
+
+def _traced(function: Callable[..., Any], made_from: object) -> Callable[..., Any]:
+    known: Call | None = None
 
     def call(*arguments: Any) -> Any:
-        nonlocal graph, results
+        nonlocal known
         tensors = leaves(arguments)
-        if graph is None:
-            graph, results = _trace(function, arguments)
-        return pytree.tree_unflatten(graph(*tensors), results)
+        if known is None:
+            known = _trace(function, arguments) if made_from is None else _found(function, arguments, tensors, made_from)
+        return pytree.tree_unflatten(known.run(*tensors), known.nested)
 
     return call
 
 
-def _trace(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Callable[..., list[Tensor]], pytree.TreeSpec]:
-    """What ``function`` does to the tensors of its arguments, compiled, and how its results are nested."""
+def _found(function: Callable[..., Any], arguments: tuple[Any, ...], tensors: list[Tensor], made_from: object) -> Call:
+    """From the disk, or compiled now and kept there. The library is called in both cases, not torch's Python around it, unless it is
+    that of a call compiled before in this process."""
+    shapes = [(tensor.dtype, tensor.shape, tensor.stride()) for tensor in tensors]
+    key = disk_cache.key(made_from, multiplies_tiles(), shapes, pytree.tree_flatten(arguments)[1])
+    kept = disk_cache.get(key)
+    if isinstance(kept, Library):
+        with suppress(Exception):
+            return _load(kept)
+        with suppress(OSError):
+            os.unlink(kept.path)  # damaged: torch would load it as it is
+    before = set(sys.modules)
+    call = _trace(function, arguments)
+    library = _library(sys.modules.keys() - before, len(tensors), call.nested) if key is not None else None
+    if library is None:
+        return call
+    disk_cache.put(key, library)
+    return _load(library)
+
+
+def _trace(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Call:
+    """What ``function`` does to the tensors of its arguments, compiled."""
+    teach_compiler()
     tensors, nested = pytree.tree_flatten(arguments)
     results: list[pytree.TreeSpec] = []
 
@@ -66,7 +112,50 @@ def _trace(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Ca
 
     graph = make_fx(flat, tracing_mode="fake")(*tensors)
     options = {"config_patches": SETTINGS}
-    return torch._inductor.standalone_compile(graph, tensors, dynamic_shapes="from_example_inputs", options=options), results[0]
+    return Call(
+        torch._inductor.standalone_compile(graph, tensors, dynamic_shapes="from_example_inputs", options=options), results[0]
+    )
+
+
+ENTRY = "inductor_entry_cpp"
+"""What torch calls the function of a library that it compiled from C++ alone."""
+
+
+def _library(new_modules: Iterable[str], takes: int, nested: pytree.TreeSpec) -> Library | None:
+    """The library that was compiled, where it is one and takes and gives all tensors as they were traced: torch may have wrapped it in
+    Python that does the rest."""
+    paths = [Path(str(sys.modules[name].__file__)) for name in new_modules if name.endswith(f".{ENTRY}")]
+    source = paths[0].with_suffix(".cpp") if len(paths) == 1 else None
+    if source is None or not source.exists():
+        return None
+    code, gives = source.read_text(encoding="utf-8"), nested.num_leaves
+    if f"(input_handles, {takes});" not in code or f"std::array<AtenTensorHandle, {gives}> output_handles" not in code:
+        return None
+    return Library(str(paths[0]), paths[0].stat().st_size, takes, pytree.tree_unflatten(range(gives), nested))
+
+
+def _load(library: Library) -> Call:
+    """As torch's own Python calls it at last; what that does before is a fifteenth of a step of `dqn` on CartPole. Raises whatever comes of a file that is not there or damaged."""
+    if os.stat(library.path).st_size != library.size:
+        raise ImportError(f"{library.path} is not whole")
+    guards: Any = torch._C._dynamo.guards
+    os.environ["_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR"] = str(guards._torchinductor_pyobject_tensor_data_ptr)
+    where: Any = importlib.util.spec_from_file_location(f"{Path(library.path).stem}.{ENTRY}", library.path)
+    module = importlib.util.module_from_spec(where)
+    where.loader.exec_module(module)
+    entry, takes = getattr(module, ENTRY), library.takes
+    handles, tensors = (
+        torch._C._aoti.unsafe_alloc_void_ptrs_from_tensors,
+        torch._C._aoti.alloc_tensors_by_stealing_from_void_ptrs,
+    )
+
+    def run(*arguments: Tensor) -> Sequence[Tensor]:
+        if len(arguments) != takes:  # it would read what lies behind them
+            raise IndexError(f"{len(arguments)} tensors for a call of {takes}")
+        given: Sequence[Tensor] = tensors(entry(handles(list(arguments))))
+        return given
+
+    return Call(run, pytree.tree_flatten(library.results)[1])
 
 
 def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:

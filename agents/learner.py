@@ -11,6 +11,7 @@ import hashlib
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -418,9 +419,22 @@ def build_calls(
         return action, update(params, target, state, learning)
 
     def ready(function: Callable[..., Any], compile: bool) -> Callable[..., Any]:
-        return torch.no_grad()(compiled(function, device) if compile else function)
+        made_from = function.__name__, read_by_calls(config), layout, network.module, network.slices
+        return torch.no_grad()(compiled(function, device, made_from) if compile else function)
 
     return {"act": ready(act, compile_act), "update": ready(update, compile), "act_update": ready(act_update, compile)}
+
+
+UNREAD_BY_CALLS = (
+    "learning_starts_steps", "replay_ratio", "replay_capacity", "target_period_updates", "epsilon_start", "epsilon_end",
+    "epsilon_decay_steps", "importance_exponent_start", "importance_exponent_end", "importance_anneal_steps",
+)  # fmt: skip
+"""Of an agent's settings, those that decide when its calls are made and what they are given."""
+
+
+def read_by_calls(config: AgentConfig) -> dict[str, Any]:
+    """The settings that compiled calls depend on."""
+    return {name: value for name, value in asdict(config).items() if name not in UNREAD_BY_CALLS}
 
 
 def augmented(config: AgentConfig, batch: Batch, shift: Tensor, intensity: Tensor) -> Batch:

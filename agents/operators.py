@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
+from agents import disk_cache
+
 PRODUCTS_FOR_TORCH = "2.13."
 
 
@@ -49,6 +51,14 @@ def multiplies_tiles() -> bool:
         return False
     if not (cpu._is_amx_tile_supported() and cpu._is_avx512_bf16_supported() and cpu._init_amx()):
         return False
+    key = disk_cache.key("C++ compiler knows AMX")
+    knows = disk_cache.get(key) is True
+    if not knows and (knows := _compiler_multiplies_tiles()):  # a no may be an accident: it is asked again
+        disk_cache.put(key, True)
+    return knows
+
+
+def _compiler_multiplies_tiles() -> bool:
     from torch._inductor.cpu_vec_isa import valid_vec_isa_list  # seconds to import
     from torch._inductor.exc import InvalidCxxCompiler
 

@@ -7,14 +7,19 @@ be counted wrongly (kernels that the counter does not know, grouped convolutions
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from agents import disk_cache
 from agents.config import AgentConfig
-from agents.learner import noise_widths, q_network, split_noise
+from agents.learner import noise_widths, q_network, read_by_calls, split_noise
 from agents.replay import ReplayLayout
 from agents.update import Batch, OptState, UpdateNoise, make_update
+
+CODE = Path(__file__).read_bytes()
+"""How they are counted, beside what the agents' code says."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,17 @@ class FlopCosts:
 
 
 def flop_costs(config: AgentConfig, layout: ReplayLayout, num_actions: int) -> FlopCosts:
+    """Those of one seed, counted or, where the same were counted before, from the disk: counting imports torch's compiler for one
+    attribute of it, which takes as long as importing torch."""
+    key = disk_cache.key(CODE, read_by_calls(config), layout.obs_shape, layout.pixels, num_actions)
+    known = disk_cache.get(key)
+    if not isinstance(known, FlopCosts):
+        known = count_flops(config, layout, num_actions)
+        disk_cache.put(key, known)
+    return known
+
+
+def count_flops(config: AgentConfig, layout: ReplayLayout, num_actions: int) -> FlopCosts:
     """Count them for one seed. Takes tens of milliseconds and no memory: nothing is computed."""
     config = replace(config, precision="fp32")  # the products are the same, and the meta device knows no other precision
     network = q_network(config, layout, num_actions)

@@ -16,6 +16,7 @@ from torch._dynamo.utils import counters
 from torch._inductor.exc import InvalidCxxCompiler
 from torch._inductor.utils import run_and_get_code
 
+from agents import disk_cache
 from agents.compiler import compiled
 from agents.config import AgentConfig
 from agents.networks import QNetwork, flat_network
@@ -70,11 +71,14 @@ AMX = {
     ],
 )
 def test_tiles_are_multiplied_only_where_cpu_system_compiler_and_torch_can(
-    lacking: tuple[str, object] | None, monkeypatch: pytest.MonkeyPatch
+    lacking: tuple[str, object] | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setattr(disk_cache, "_folder", tmp_path / "kept")  # not what is known of this machine's compiler
+    monkeypatch.setattr(disk_cache, "_sources", disk_cache._hash_of_sources())
     for name, value in (AMX | dict([lacking] if lacking else [])).items():
         monkeypatch.setattr(name, value)
     assert multiplies_tiles.__wrapped__() == (lacking is None)
+    assert len(list(tmp_path.rglob("*"))) == (2 if lacking is None else 0), "a yes is kept, in its folder; a no is asked again"
 
 
 def test_products_are_written_for_the_torch_that_is_pinned() -> None:

@@ -84,7 +84,7 @@ def test_noisy_seeds_of_several_games_explore_their_own_actions_and_leave_the_ot
 @pytest.mark.parametrize("way", ["cpu", "cuda"])
 def test_compiled_learners_of_several_games_compute_what_uncompiled_ones_do(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the CPU; ``way`` is how it is compiled."""
-    monkeypatch.setattr("agents.learner.compiled", lambda function, device: compiled(function, torch.device(way)))
+    monkeypatch.setattr("agents.learner.compiled", lambda function, device, made_from: compiled(function, torch.device(way)))
     plain, fast = (
         learner((3, 4), replace(CONFIG, dueling=True), num_actions=(2, 5), compile=compile, together=True)
         for compile in (False, True)

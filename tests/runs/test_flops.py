@@ -10,7 +10,7 @@ import pytest
 from agents.config import AgentConfig
 from agents.family import agent_config
 from agents.replay import ReplayLayout
-from runs.flops import flop_costs
+from runs.flops import count_flops
 
 # out height x out width x out channels x kernel height x kernel width x in channels
 NATURE_CONVS = [20 * 20 * 32 * 8 * 8 * 4, 9 * 9 * 64 * 4 * 4 * 32, 7 * 7 * 64 * 3 * 3 * 64]
@@ -28,23 +28,23 @@ def update(layers: list[int], batch: int, forwards: int) -> int:
 
 @pytest.mark.parametrize(("agent", "forwards"), [("dqn", 2), ("double", 3)])
 def test_nature_network(agent: str, forwards: int) -> None:
-    costs = flop_costs(agent_config(agent, "atari"), layout((84, 84), 4, True), 18)
+    costs = count_flops(agent_config(agent, "atari"), layout((84, 84), 4, True), 18)
     assert costs.forward == 2 * sum(NATURE) == 18_704_384
     assert costs.update == update(NATURE, 32, forwards)
 
 
 def test_minatar_network() -> None:
     layers = [8 * 8 * 16 * 3 * 3 * 4, 1024 * 128, 128 * 3]
-    costs = flop_costs(agent_config("dqn", "minatar"), layout((4, 10, 10), 1, True), 3)
+    costs = count_flops(agent_config("dqn", "minatar"), layout((4, 10, 10), 1, True), 3)
     assert (costs.forward, costs.update) == (2 * sum(layers), update(layers, 32, 2))
 
 
 def test_mlp_and_its_dueling_streams() -> None:
     config = replace(agent_config("dqn", "classic"), batch_size=64)
     layers = [4 * 128, 128 * 128, 128 * 2]
-    costs = flop_costs(config, layout((4,), 1, False), 2)
+    costs = count_flops(config, layout((4,), 1, False), 2)
     assert (costs.forward, costs.update) == (2 * sum(layers), update(layers, 64, 2))
-    dueling = flop_costs(replace(config, dueling=True), layout((4,), 1, False), 2)
+    dueling = count_flops(replace(config, dueling=True), layout((4,), 1, False), 2)
     assert dueling.forward == 2 * (4 * 128 + 2 * 128 * 128 + 128 * 1 + 128 * 2)
 
 
@@ -53,7 +53,7 @@ def test_data_efficient_network() -> None:
     matmul: it is multiplied in element by element. Double: a third forward pass."""
     convs = [16 * 16 * 32 * 5 * 5 * 4, 3 * 3 * 64 * 5 * 5 * 32]
     streams = [576 * 256, 256 * 51, 576 * 256, 256 * 18 * 51]
-    costs = flop_costs(agent_config("der", "atari"), layout((84, 84), 4, True), 18)
+    costs = count_flops(agent_config("der", "atari"), layout((84, 84), 4, True), 18)
     assert costs.forward == costs.eval_forward == 2 * sum([*convs, *streams]) == 3_645_952
     assert costs.update == update([*convs, *streams], 32, 3) == 530_923_520
 
@@ -80,7 +80,7 @@ def test_heads_differ_in_the_width_of_the_last_layer_and_in_forward_passes(
     changes: dict[str, Any], outputs: int, forwards: int
 ) -> None:
     layers = [*BODY, 8 * outputs]
-    costs = flop_costs(replace(HEAD, **changes), layout((4,), 1, False), 2)
+    costs = count_flops(replace(HEAD, **changes), layout((4,), 1, False), 2)
     assert (costs.forward, costs.update) == (2 * sum(layers), update(layers, 3, forwards))
 
 
@@ -94,7 +94,7 @@ def test_implicit_quantiles_run_all_layers_behind_the_embedding_once_a_quantile(
         return 4 * 16 + quantiles * (embedding + behind)
 
     config = replace(HEAD, head="iqn", num_tau=5, num_tau_target=6, num_tau_act=7, tau_cosines=9, **changes)
-    costs = flop_costs(config, layout((4,), 1, False), 2)
+    costs = count_flops(config, layout((4,), 1, False), 2)
     assert costs.forward == 2 * forward(7) == 4160
     assert costs.update == 2 * 3 * (forward(5) + forward(6) + selects * forward(7) + forward(5) + 5 * behind)
 
@@ -103,4 +103,4 @@ def test_implicit_quantiles_run_all_layers_behind_the_embedding_once_a_quantile(
 def test_augmented_images_cost_no_matmul(double: bool) -> None:
     config = replace(agent_config("dqn", "atari"), double=double)
     images = layout((84, 84), 4, True)
-    assert flop_costs(replace(config, augment=True), images, 18) == flop_costs(config, images, 18)
+    assert count_flops(replace(config, augment=True), images, 18) == count_flops(config, images, 18)

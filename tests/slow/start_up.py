@@ -36,7 +36,7 @@ def ends(method):
 
 Learner.update, Learner.act_and_update = ends(Learner.update), ends(Learner.act_and_update)
 from playmeter import main
-sys.exit(main(sys.argv[1:]))
+sys.exit(main())
 """
 
 

@@ -41,7 +41,7 @@ def test_eager_and_compiled_give_the_same_losses(
     way: str, config: AgentConfig, seeds: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On the CPU; ``way`` is how it is compiled."""
-    monkeypatch.setattr("agents.learner.compiled", lambda function, device: compiled(function, torch.device(way)))
+    monkeypatch.setattr("agents.learner.compiled", lambda function, device, made_from: compiled(function, torch.device(way)))
     np.testing.assert_allclose(losses_of(config, seeds, compile=True), losses_of(config, seeds), rtol=5e-4)
 
 
