@@ -61,6 +61,20 @@ def test_nothing_is_kept_in_a_process_that_is_not_ours(tmp_path: Path, monkeypat
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("call", "keeps"), [("main()", True), ("main(sys.argv[1:])", False)])
+def test_the_program_keeps_and_finds_things_and_who_calls_it_from_python_does_not(call: str, keeps: bool) -> None:
+    program = f"""
+import sys
+sys.argv = ["playmeter", "train", "nobody", "CartPole-v1"]
+import playmeter
+assert playmeter.{call} == 2
+from agents import disk_cache
+print(disk_cache.key("a") is not None)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{keeps}\n"
+
+
 def test_a_damaged_file_is_as_none(folder: Path) -> None:
     key = disk_cache.key("a")
     assert key is not None
