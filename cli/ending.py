@@ -14,7 +14,8 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 def end_as_documented() -> None:
-    """Exit codes 130 and 75 from now on. For a process that is ours: these handlers stay."""
+    """Exit codes 130 and 75 from now on. For a process that is ours: these handlers stay, except that once a training was stopped by
+    a signal (runs/train.py), more of them are ignored."""
     for number in NUMBERS:
         signal.signal(number, _end)
 
@@ -26,8 +27,16 @@ def ignore_signals() -> None:
             signal.signal(number, signal.SIG_IGN)
 
 
-def _end(number: int, frame: FrameType | None) -> None:
-    """At once: nothing is under way that had to be ended cleanly, and whatever is imported just then could swallow an exception."""
-    with suppress(RuntimeError, OSError):  # it was being written to
-        sys.stdout.flush()
-    os._exit(INTERRUPTED if number == signal.SIGINT else PREEMPTED)
+class _End:
+    """A handler."""
+
+    after_a_stop = signal.SIG_IGN
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """At once: nothing is under way that had to be ended cleanly, and whatever is imported just then could swallow an exception."""
+        with suppress(RuntimeError, OSError):  # it was being written to
+            sys.stdout.flush()
+        os._exit(INTERRUPTED if number == signal.SIGINT else PREEMPTED)
+
+
+_end = _End()

@@ -180,7 +180,8 @@ def interruptible() -> Iterator[Stop]:
         yield stop
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            # a process that ends with its training has been told (cli/ending.py): what comes now is the same wish again
+            signal.signal(number, getattr(handler, "after_a_stop", handler) if stop() else handler)
 
 
 def trainer_of(job: Job) -> Trainer:

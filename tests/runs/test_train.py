@@ -31,7 +31,7 @@ from runs.family import FamilyTrainer
 from runs.folder import load_policy
 from runs.prepare import default_threads, lockstep_groups, replay_layout
 from runs.progress import Progress
-from runs.train import Outcome, train
+from runs.train import Outcome, interruptible, train
 
 SMALL = AgentConfig(hidden=(16,), batch_size=8, learning_starts_steps=50, epsilon_decay_steps=200, replay_capacity=1000)
 SMALL_ATARI = replace(
@@ -80,7 +80,7 @@ def test_what_a_training_calls_often_was_compiled_before_and_nothing_else_was(
     monkeypatch.setattr("agents.learner.COMPILE_ACT_FROM_STEPS", 60)
     seen = [list[str](), list[str]()]
 
-    def noted(function: Callable[..., Any], _: torch.device) -> Callable[..., Any]:
+    def noted(function: Callable[..., Any], device: torch.device, made_from: object) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
             seen[-1 if training else 0].append(function.__name__)
             return function(*arguments)
@@ -228,6 +228,30 @@ def test_a_second_interrupt_ends_the_run_at_once_and_its_ledger_says_so(
     with pytest.raises(KeyboardInterrupt):
         train(config(tmp_path, budget="1000k-steps"), interrupt_twice)
     assert schema.read_ledger(tmp_path / "CartPole-v1/dqn/seed0")[-1].status == "interrupted"
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_the_next_signal_is_for_whoever_had_it_before_unless_that_wants_none_after_a_stop(stopped: bool) -> None:
+    """A wrapper's second signal, a moment after the training is over, took the last line of what the program says."""
+
+    class Wanting:
+        after_a_stop = signal.SIG_IGN
+
+        def __call__(self, *_: object) -> None: ...
+
+    def plain(*_: object) -> None: ...
+
+    numbers, handlers = (signal.SIGTERM, signal.SIGUSR1), (Wanting(), plain)
+    before = [signal.signal(number, handler) for number, handler in zip(numbers, handlers, strict=True)]
+    try:
+        with interruptible() as stop:
+            if stopped:
+                signal.raise_signal(signal.SIGUSR1)
+        assert stop() is stopped
+        assert [signal.getsignal(number) for number in numbers] == [signal.SIG_IGN if stopped else handlers[0], plain]
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def test_an_interrupt_that_a_wrapper_passes_on_once_more_is_the_same_one(tmp_path: Path) -> None:
