@@ -234,7 +234,7 @@ def frontier(entry: Mapping[str, Any], series: Mapping[str, Series]) -> dict[str
     points = [
         {"agent": series[p["comparison"]].label, "frames": p["frames"], "kwh": p["kwh"], "low": p["low_kwh"], "high": p["high_kwh"],
          "state": "dominated" if p["dominated_by"] else "not dominated",
-         "text": f"{units.count(p['frames'])} frames, {units.energy(p['kwh'] * 3.6e6)} ({units.energy_range(p['low_kwh'] * 3.6e6, p['high_kwh'] * 3.6e6)})"}
+         "text": f"{units.count(p['frames'])} frames, {units.energy(p['kwh'] * 3.6e6)} ({units.energy_range(*(p[name] * 3.6e6 for name in ('kwh', 'low_kwh', 'high_kwh')))})"}
         for p in entry["points"]
     ]  # fmt: skip
     spec: dict[str, Any] = json.loads(_frontier_template()) | {"datasets": {"points": points}}

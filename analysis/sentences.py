@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from analysis import convert, statistics, units
@@ -189,30 +189,30 @@ def energy_spread(energy: Mapping[str, Any]) -> str:
         return "no source has a number"
     if energy["low_kwh"] == energy["high_kwh"]:  # as an import reports it
         return "no interval known"
-    return units.energy_range(energy["low_kwh"] * convert.JOULES_PER_KWH, energy["high_kwh"] * convert.JOULES_PER_KWH)
+    return units.energy_range(*(energy[name] * convert.JOULES_PER_KWH for name in ("kwh", "low_kwh", "high_kwh")))
 
 
 def co2_spread(entry: Mapping[str, Any]) -> str:
     if entry["co2_kg"] is None:
         return "its energy is not known"
-    return _spread(units.mass(entry["low_co2_kg"]), units.mass(entry["high_co2_kg"]))
+    return _spread(units.mass, entry, "co2_kg")
 
 
 def money_spread(entry: Mapping[str, Any]) -> str:
     if entry["cost_usd"] is None:
         return "its energy is not known"
-    return _spread(units.money(entry["low_cost_usd"]), units.money(entry["high_cost_usd"]))
+    return _spread(units.money, entry, "cost_usd")
 
 
 def rent_spread(entry: Mapping[str, Any]) -> tuple[str, ...]:
     """Nothing where one price was given, or nobody knows the time."""
-    if entry["low_gpu_rent_usd"] == entry["high_gpu_rent_usd"]:
-        return ()
-    return (units.span(units.money(entry["low_gpu_rent_usd"]), units.money(entry["high_gpu_rent_usd"])),)
+    low, high = entry["low_gpu_rent_usd"], entry["high_gpu_rent_usd"]
+    return () if low == high else (units.between(units.money, entry["gpu_rent_usd"], low, high),)
 
 
-def _spread(low: str, high: str) -> str:
-    return "no interval known" if low == high else units.span(low, high)
+def _spread(show: Callable[..., str], entry: Mapping[str, Any], name: str) -> str:
+    low, high = entry[f"low_{name}"], entry[f"high_{name}"]
+    return "no interval known" if show(low) == show(high) else units.between(show, entry[name], low, high)
 
 
 def all_runs(total: Mapping[str, Any]) -> str:

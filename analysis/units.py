@@ -6,6 +6,7 @@ Each takes the number in the unit that its argument names and returns text for p
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 ABSENT = "–"
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -20,39 +21,44 @@ def significant(value: float, digits: int = 3) -> str:
     return f"{value:,.{max(0, digits - 1 - magnitude)}f}"
 
 
-def _scaled(value: float, steps: list[tuple[float, float, str]]) -> str:
-    """``steps``: (smallest value for this unit, divisor, unit), largest first; the last one catches the rest."""
-    if value == 0:
-        return f"0 {steps[-1][2]}"
-    _, divisor, unit = next((step for step in steps if abs(value) >= step[0]), steps[-1])
+def _scaled(value: float, steps: list[tuple[float, float, str]], unit_of: float | None) -> str:
+    """``steps``: (smallest value for this unit, divisor, unit), largest first; the last one catches the rest. ``unit_of``: another
+    number, whose unit this one is to have as well."""
+    chosen = value if unit_of is None else unit_of
+    at_least = abs(chosen) if chosen else 0
+    _, divisor, unit = next((step for step in steps if at_least >= step[0]), steps[-1])
     return f"{significant(value / divisor)} {unit}"
 
 
-def energy(joules: float | None) -> str:
+def energy(joules: float | None, unit_of: float | None = None) -> str:
     if joules is None:
         return ABSENT
-    return _scaled(joules, [(3.6e9, 3.6e9, "MWh"), (3.6e6, 3.6e6, "kWh"), (36, 3600, "Wh"), (0, 1, "J")])
+    return _scaled(joules, [(3.6e9, 3.6e9, "MWh"), (3.6e6, 3.6e6, "kWh"), (36, 3600, "Wh"), (0, 1, "J")], unit_of)
 
 
-def energy_range(low_j: float, high_j: float) -> str:
-    return span(energy(low_j), energy(high_j))
+def energy_range(joules: float, low_j: float, high_j: float) -> str:
+    return between(energy, joules, low_j, high_j)
 
 
-def span(low: str, high: str) -> str:
-    """Both ends, the unit once where they share it: ``0.12–1.7 Wh``, ``$0.10–$2.00``; one of them where they read the same."""
-    if low == high:
-        return low
-    figure, _, unit = low.partition(" ")
-    return f"{figure if unit == high.partition(' ')[2] else low}–{high}"
+def between(show: Callable[..., str], value: float | None, low: float | None, high: float | None) -> str:
+    """Both ends in the unit of the value that lies between them, the unit once: ``0.12–1.7 Wh``, ``$0.10–$2.00``; one of them where they
+    read the same."""
+    of_value = (
+        {"unit_of": value} if show in (energy, duration, money, mass) else {}
+    )  # the others write no unit, or always the same
+    first, last = show(low, **of_value), show(high, **of_value)
+    if first == last:
+        return first
+    figure, _, unit = first.partition(" ")
+    return f"{figure if unit == last.partition(' ')[2] else first}–{last}"
 
 
-def duration(seconds: float | None) -> str:
+def duration(seconds: float | None, unit_of: float | None = None) -> str:
     if seconds is None:
         return ABSENT
     day, year = 86400.0, 365.25 * 86400
-    return _scaled(
-        seconds, [(2 * year, year, "years"), (2 * day, day, "days"), (7200, 3600, "h"), (120, 60, "min"), (0, 1, "s")]
-    )
+    steps = [(2 * year, year, "years"), (2 * day, day, "days"), (7200, 3600, "h"), (120, 60, "min"), (0, 1, "s")]
+    return _scaled(seconds, steps, unit_of)
 
 
 def hours(value_h: float | None) -> str:
@@ -103,21 +109,22 @@ def percent(share: float) -> str:
 def size(number_bytes: float | None) -> str:
     if number_bytes is None:
         return ABSENT
-    return _scaled(number_bytes, [(1e9, 1e9, "GB"), (1e6, 1e6, "MB"), (0, 1e3, "kB")])
+    return _scaled(number_bytes, [(1e9, 1e9, "GB"), (1e6, 1e6, "MB"), (0, 1e3, "kB")], None)
 
 
-def money(usd: float | None) -> str:
-    """Dollars from one cent on, else cents."""
+def money(usd: float | None, unit_of: float | None = None) -> str:
+    """Dollars from one cent on, else cents. ``unit_of``: another sum, whose unit this one is to have as well."""
     if usd is None:
         return ABSENT
-    if usd == 0:
+    chosen = usd if unit_of is None else unit_of
+    if usd == 0 and chosen == 0:
         return "$0"
-    if usd < 0.01:
+    if chosen < 0.01:
         return f"{significant(100 * usd)} ¢"
     return f"${usd:,.2f}" if usd >= 1 else f"${significant(usd)}"
 
 
-def mass(kilograms: float | None) -> str:
+def mass(kilograms: float | None, unit_of: float | None = None) -> str:
     if kilograms is None:
         return ABSENT
-    return _scaled(kilograms, [(1000, 1000, "t"), (1, 1, "kg"), (1e-3, 1e-3, "g"), (0, 1e-6, "mg")])
+    return _scaled(kilograms, [(1000, 1000, "t"), (1, 1, "kg"), (1e-3, 1e-3, "g"), (0, 1e-6, "mg")], unit_of)

@@ -92,7 +92,7 @@ def metered_line(recorder: Recorder) -> str:
     frames = "frames not counted" if line.lineage.frames is None else f"{units.count(line.lineage.frames)} frames"
     spent = total_energy(line.energy)
     energy = (
-        f"{units.energy(spent.joules)} ({units.energy_range(spent.low_j, spent.high_j)})"
+        f"{units.energy(spent.joules)} ({units.energy_range(spent.joules, spent.low_j, spent.high_j)})"
         if spent.method != ABSENT
         else "energy not known"
     )

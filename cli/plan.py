@@ -123,11 +123,11 @@ def costs_in_words(pace: Pace, forecast: Forecast, found: Mapping[str, float | N
 
 
 def spread(found: Mapping[str, float | None], name: str, show: Callable[[float | None], str]) -> str:
-    return f"{show(found[name])} ({units.span(show(found[f'low_{name}']), show(found[f'high_{name}']))})"
+    return f"{show(found[name])} ({units.between(show, found[name], found[f'low_{name}'], found[f'high_{name}'])})"
 
 
 def of(figure: Range, show: Callable[[float], str]) -> str:
-    return f"{show(figure.value)} ({units.span(show(figure.low), show(figure.high))})"
+    return f"{show(figure.value)} ({units.between(show, figure.value, figure.low, figure.high)})"
 
 
 def seeds_side_by_side(tried: Sequence[tuple[Pace, Forecast]]) -> Iterator[str]:

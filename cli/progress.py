@@ -74,7 +74,9 @@ class ProgressLine:
             parts.append("energy not known")
         else:
             sign = "about " if progress.energy_method == "estimated" else ""
-            parts.append(f"{sign}{units.energy(progress.joules)} ({units.energy_range(progress.low_j, progress.high_j)})")
+            parts.append(
+                f"{sign}{units.energy(progress.joules)} ({units.energy_range(progress.joules, progress.low_j, progress.high_j)})"
+            )
         if progress.status != "running":
             parts.append(f"{progress.status} after {units.duration(progress.wall_s)}")
         elif progress.fraction > self.first[2]:

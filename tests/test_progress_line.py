@@ -25,7 +25,7 @@ def line(tmp_path: Path) -> ProgressLine:
 
 
 def test_before_the_first_step_no_speed_is_told(line: ProgressLine) -> None:
-    assert line.text(NOW) == "  0%  set up  0 frames (0 s of human play)  about 0.0100 Wh (7.20 J–0.0200 Wh)"
+    assert line.text(NOW) == "  0%  set up  0 frames (0 s of human play)  about 0.0100 Wh (0.00200–0.0200 Wh)"
 
 
 def test_while_it_trains_speed_score_play_energy_and_what_is_left(line: ProgressLine) -> None:

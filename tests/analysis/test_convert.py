@@ -253,9 +253,18 @@ def test_durations_are_written_in_a_unit_that_fits(seconds, text):
     assert units.duration(seconds) == text
 
 
-def test_a_range_names_its_unit_once_where_both_ends_share_it():
-    assert units.energy_range(432, 6120) == "0.120–1.70 Wh"
-    assert units.energy_range(18, 6120) == "18.0 J–1.70 Wh"
+def test_both_ends_of_a_range_are_in_the_unit_of_the_value_between_them():
+    assert units.energy_range(720, 432, 6120) == "0.120–1.70 Wh"
+    assert units.energy_range(50.76, 29.6, 290) == "0.00822–0.0806 Wh", "0.0141 Wh (29.6 J–0.0806 Wh) was hard to read"
+    assert units.energy_range(30, 18, 6120) == "18.0–6,120 J"
+    assert units.energy_range(720, 0, 1440) == "0–0.400 Wh"
+    assert units.between(units.duration, 7000, 100, 90_000) == "1.67–1,500 min"
+    assert units.between(units.mass, 0.5, 0.02, 1.5) == "20.0–1,500 g"
+    assert units.between(units.money, 0.005, 0.0001, 0.25) == "0.0100–25.0 ¢"
+    assert units.between(units.money, 1.5, 0.001, 2.5) == "$0.00100–$2.50"
+    assert units.between(units.count, 5, 3, 2e8) == "3–200 million"
+    assert units.between(units.energy, 1.0, 0.9999, 1.0001) == "1.00 J"
+    assert units.between(units.money, 0, 0, 0) == "$0"
 
 
 def test_numbers_for_people():

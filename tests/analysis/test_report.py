@@ -110,11 +110,11 @@ def test_the_headline_of_an_atari_run_sets_it_against_practice_and_protocol(resu
         "To play the 200 million frames that a seed of dqn learned from, a person would need 38.6 days without a break: 463 times the 2 hours "
         "of practice that the professional tester had, and 100 % of the usual 200 million frames (38.6 days)."
     )
-    assert used == "Training one seed of dqn used an estimated 1.00 kWh (889 Wh–1.17 kWh)."
+    assert used == "Training one seed of dqn used an estimated 1.00 kWh (0.889–1.17 kWh)."
     assert (
         means
         == (  # 1 kWh at 481 g; 0.889 kWh at 23.3 g and 1.167 kWh at 1,306 g; 12.7, 8.0 and 38.6 cents; 3.6 MJ / 8,368 J
-            "That is 481 g of CO₂ (20.7 g–1.52 kg) at the world mean of 481 g/kWh, as no country was given, and $0.127 of electricity "
+            "That is 481 g of CO₂ (20.7–1,524 g) at the world mean of 481 g/kWh, as no country was given, and $0.127 of electricity "
             "($0.0711–$0.450) at the mean price in the United States in 2023, as no price was given. A human brain, at 20 W, runs on it "
             "for 2.08 days; as food it is 430 cups of black coffee."
         )
