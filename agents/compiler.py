@@ -135,7 +135,10 @@ def _library(new_modules: Iterable[str], takes: int, nested: pytree.TreeSpec) ->
 
 
 def _load(library: Library) -> Call:
-    """As torch's own Python calls it at last; what that does before is a fifteenth of a step of `dqn` on CartPole. Raises whatever comes of a file that is not there or damaged."""
+    """As torch's own Python calls it at last; what that does before is a fifteenth of a step of `dqn` on CartPole.
+
+    Raises whatever comes of a file that is not there or damaged.
+    """
     if os.stat(library.path).st_size != library.size:
         raise ImportError(f"{library.path} is not whole")
     guards: Any = torch._C._dynamo.guards

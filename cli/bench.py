@@ -54,7 +54,11 @@ def bench_command(argv: Sequence[str]) -> int:
     of, found = machine(asked.device, asked.threads), []
     print(hardware(of), file=stream, flush=True)
     possible = [case for case in cases if case.name not in not_timed]
-    for one in bench(of, possible, asked.repeats, asked.seconds, asked.device, asked.threads):
+
+    def notice(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    for one in bench(of, possible, asked.repeats, asked.seconds, asked.device, asked.threads, notice):
         print(row(one), file=stream, flush=True)
         found.append(one)
     for name, lack in not_timed.items():

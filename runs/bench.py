@@ -145,14 +145,16 @@ def env_frames_per_s(env: str, lanes: int, seconds: float = 1.0) -> float:
         world.close()
 
 
-def speed(case: Case, of: Machine, repeats: int, seconds: float, device: str, threads: int | None) -> Speed:
-    """Train the case and its peer in turns."""
+def speed(
+    case: Case, of: Machine, repeats: int, seconds: float, device: str, threads: int | None, notice: Callable[[str], None]
+) -> Speed:
+    """Train the case and its peer in turns. ``notice`` is told what there is to say of setting up, as that nothing is compiled."""
     config = RunConfig(
         case.agent, case.env, case.config, tuple(range(case.seeds)), "100k-steps", protocol=case.protocol, device=device,
         compile="off" if case.plain else "on", cuda_graphs="off" if case.plain else "auto", threads=threads,
     )  # fmt: skip
     with_peer = case.peer is not None and (case.peer == "MlpPolicy" or importlib.util.find_spec("cv2") is not None)
-    try_out(config, 0.5, quietly)  # fills the compiler's cache, and is not timed
+    try_out(config, 0.5, notice)  # fills the compiler's cache, and is not timed
     mine, theirs = [], []
     for _ in range(repeats):
         mine.append(ours(config, seconds))
@@ -279,8 +281,21 @@ def atari_as_theirs(env: str) -> Any:
 
 
 def bench(
-    of: Machine, cases: Sequence[Case], repeats: int, seconds: float, device: str, threads: int | None
+    of: Machine,
+    cases: Sequence[Case],
+    repeats: int,
+    seconds: float,
+    device: str,
+    threads: int | None,
+    notice: Callable[[str], None],
 ) -> Iterator[Speed]:
-    """The cases one after another, as they come."""
+    """The cases one after another, as they come. ``notice`` is told each thing once."""
+    said: set[str] = set()
+
+    def once(text: str) -> None:
+        if text not in said:
+            said.add(text)
+            notice(text)
+
     for case in cases:
-        yield speed(case, of, repeats, seconds, device, threads)
+        yield speed(case, of, repeats, seconds, device, threads, once)

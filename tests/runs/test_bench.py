@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -69,7 +70,7 @@ def test_plain_cases_are_neither_compiled_nor_recorded(monkeypatch: pytest.Monke
              "gpu_busy_share": None}  # fmt: skip
     monkeypatch.setattr(bench, "ours", lambda *_: fixed)
     for case in CASES:
-        bench.speed(replace(case, peer=None), MACHINE, 1, 3.0, "cpu", 1)
+        bench.speed(replace(case, peer=None), MACHINE, 1, 3.0, "cpu", 1, print)
         assert (tried_out[-1].compile, tried_out[-1].cuda_graphs) == (("off", "off") if case.plain else ("on", "auto"))
 
 
@@ -110,7 +111,7 @@ def test_a_case_and_its_peer_run_in_turns_and_ratios_are_taken_pair_by_pair(monk
     monkeypatch.setattr(bench, "try_out", lambda *_: order.append("warm-up"))
     monkeypatch.setattr(bench, "ours", ours)
     monkeypatch.setattr(bench, "peer", peer)
-    found = bench.speed(CASES[0], MACHINE, 3, 1.0, "cpu", 2)
+    found = bench.speed(CASES[0], MACHINE, 3, 1.0, "cpu", 2, print)
     assert order == ["warm-up", "ours", "peer", "ours", "peer", "ours", "peer"], "the first fills the compiler's cache"
     assert (found.steps_per_s, found.steps_per_s_range) == (300, (200, 600))
     assert (found.ratio, found.ratio_range, found.peer_steps_per_s) == (3, (2, 6), 100)
@@ -158,6 +159,21 @@ def test_the_command_shows_and_writes_what_was_timed(
         assert part in text
     content = json.loads(target.read_text())
     assert [(case["case"], case["ratio"]) for case in content["cases"]] == [("cartpole-1", 2.0), ("rainbow-1", None)]
+
+
+def test_where_nothing_can_be_compiled_the_table_is_not_silent_about_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def tried_out(config: RunConfig, seconds: float, notice: Callable[[str], None]) -> None:
+        notice("no C++ compiler found")
+
+    monkeypatch.setattr(bench, "machine", lambda *_: MACHINE)
+    monkeypatch.setattr(bench, "try_out", tried_out)
+    monkeypatch.setattr(bench, "ours", lambda *_: FIXED)
+    assert playmeter.main(["bench", "--only", "rainbow-1", "minatar-1", "--json", "-"]) == 0
+    said = capsys.readouterr()
+    assert said.err.count("no C++ compiler found\n") == 1
+    assert "no C++" not in said.out
 
 
 def test_what_this_machine_cannot_do_is_left_out_of_the_table_and_refused_where_it_is_asked_for(
