@@ -86,16 +86,16 @@ def _found(function: Callable[..., Any], arguments: tuple[Any, ...], tensors: li
     key = disk_cache.key(made_from, multiplies_tiles(), shapes, pytree.tree_flatten(arguments)[1])
     kept = disk_cache.get(key)
     if isinstance(kept, Library):
-        with suppress(Exception):
+        with suppress(Exception):  # damaged, or deleted
             return _load(kept)
-        with suppress(OSError):
-            os.unlink(kept.path)  # damaged: torch would load it as it is
     before = set(sys.modules)
     call = _trace(function, arguments)
     library = _library(sys.modules.keys() - before, len(tensors), call.nested) if key is not None else None
     if library is None:
         return call
-    disk_cache.put(key, library)
+    own = disk_cache.put_file(key, library.path)  # torch's may be deleted, or be written anew just when it is looked at
+    if own is not None:
+        disk_cache.put(key, library._replace(path=own))
     return _load(library)
 
 

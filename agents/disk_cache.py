@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-SETTINGS_OF_TORCH = ("TORCH", "ATEN", "PYTORCH")  # how names of environment variables begin
+SETTINGS_OF_TORCH = ("TORCH", "PYTORCH", "ATEN", "AOT_INDUCTOR", "AOTINDUCTOR")  # how names of environment variables begin
 COMPILERS = ("c++", "g++", "clang++")
+KEEP_NOTHING = ("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "TORCH_COMPILE_FORCE_DISABLE_CACHES")
 
 _folder: Path | None = None  # None: nothing is kept
 _sources: str | None = None  # as they were when the process began
@@ -35,12 +36,12 @@ def begin() -> None:
     Nothing is kept where torch was told to keep nothing either, and on systems whose files have no owners.
     """
     global _folder, _sources
-    if os.environ.get("TORCHINDUCTOR_FORCE_DISABLE_CACHES") == "1" or not hasattr(os, "getuid"):
+    if any(os.environ.get(name, "0") not in ("", "0") for name in KEEP_NOTHING) or not hasattr(os, "getuid"):
         return
     named = os.environ.get("TORCHINDUCTOR_CACHE_DIR")  # before torch's compiler sets it
-    with suppress(OSError):  # there is no folder for temporary files
-        _folder = Path(named, "playmeter") if named else Path(tempfile.gettempdir(), f"playmeter_{os.getuid()}")
+    with suppress(OSError):  # there is no folder for temporary files, or a source cannot be read
         _sources = _hash_of_sources()
+        _folder = Path(named, "playmeter") if named else Path(tempfile.gettempdir(), f"playmeter_{os.getuid()}")
 
 
 def key(*made_from: object) -> str | None:
@@ -71,20 +72,36 @@ def get(key: str | None) -> Any:
 
 def put(key: str | None, value: Any) -> None:
     """Keep a value that pickle takes; where the disk takes nothing, it is worked out anew the next time."""
-    if key is None or _folder is None or _hash_of_sources() != _sources:  # edited since: who knows what it was made from
-        return
-    content = pickle.dumps(value)
+    _keep(key, pickle.dumps(value))
+
+
+def put_file(key: str | None, path: str) -> str | None:
+    """Keep a copy of a file beside the value of the key and say where; None: it could not be kept."""
     with suppress(OSError):
+        return _keep(f"{key}.so" if key else None, Path(path).read_bytes())
+    return None
+
+
+def _keep(name: str | None, content: bytes) -> str | None:
+    """Where it is kept, whole: others may be reading or writing the same."""
+    if name is None or _folder is None:
+        return None
+    with suppress(OSError):
+        if _hash_of_sources() != _sources:  # edited since: who knows what it was made from
+            return None
         _folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not _is_ours(_folder):
-            return
-        descriptor, name = tempfile.mkstemp(dir=_folder)
+            return None
+        descriptor, written = tempfile.mkstemp(dir=_folder)
         try:
             with open(descriptor, "wb") as file:
                 file.write(content)
-            os.replace(name, _folder / key)
+            os.replace(written, _folder / name)
         except OSError:
-            os.unlink(name)
+            os.unlink(written)
+        else:
+            return str(_folder / name)
+    return None
 
 
 def _is_ours(folder: Path) -> bool:
@@ -96,7 +113,8 @@ def _is_ours(folder: Path) -> bool:
 
 
 def _hash_of_sources() -> str:
-    sources = sorted(path for path in HERE.iterdir() if path.suffix in (".py", ".h"))
+    # an editor's own files begin with a dot, and may lead nowhere
+    sources = sorted(path for path in HERE.iterdir() if path.suffix in (".py", ".h") and path.name[0] != ".")
     return hashlib.sha256(repr([(path.name, path.read_bytes()) for path in sources]).encode()).hexdigest()
 
 

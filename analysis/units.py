@@ -24,9 +24,8 @@ def significant(value: float, digits: int = 3) -> str:
 def _scaled(value: float, steps: list[tuple[float, float, str]], unit_of: float | None) -> str:
     """``steps``: (smallest value for this unit, divisor, unit), largest first; the last one catches the rest. ``unit_of``: another
     number, whose unit this one is to have as well."""
-    chosen = value if unit_of is None else unit_of
-    at_least = abs(chosen) if chosen else 0
-    _, divisor, unit = next((step for step in steps if at_least >= step[0]), steps[-1])
+    chosen = abs(unit_of or value)
+    _, divisor, unit = steps[-1] if chosen == 0 else next((step for step in steps if chosen >= step[0]), steps[-1])
     return f"{significant(value / divisor)} {unit}"
 
 
@@ -43,9 +42,8 @@ def energy_range(joules: float, low_j: float, high_j: float) -> str:
 def between(show: Callable[..., str], value: float | None, low: float | None, high: float | None) -> str:
     """Both ends in the unit of the value that lies between them, the unit once: ``0.12–1.7 Wh``, ``$0.10–$2.00``; one of them where they
     read the same."""
-    of_value = (
-        {"unit_of": value} if show in (energy, duration, money, mass) else {}
-    )  # the others write no unit, or always the same
+    with_units = show in (energy, duration, money, mass)  # what others write behind a number is a part of it, as in 2 million
+    of_value = {"unit_of": value or high} if with_units else {}
     first, last = show(low, **of_value), show(high, **of_value)
     if first == last:
         return first
@@ -116,8 +114,8 @@ def money(usd: float | None, unit_of: float | None = None) -> str:
     """Dollars from one cent on, else cents. ``unit_of``: another sum, whose unit this one is to have as well."""
     if usd is None:
         return ABSENT
-    chosen = usd if unit_of is None else unit_of
-    if usd == 0 and chosen == 0:
+    chosen = unit_of or usd
+    if usd == 0 and (chosen == 0 or chosen >= 0.01):
         return "$0"
     if chosen < 0.01:
         return f"{significant(100 * usd)} ¢"

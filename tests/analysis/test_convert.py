@@ -265,6 +265,9 @@ def test_both_ends_of_a_range_are_in_the_unit_of_the_value_between_them():
     assert units.between(units.count, 5, 3, 2e8) == "3–200 million"
     assert units.between(units.energy, 1.0, 0.9999, 1.0001) == "1.00 J"
     assert units.between(units.money, 0, 0, 0) == "$0"
+    assert units.between(units.mass, 0, 0, 5) == "0–5.00 kg", "nothing has no unit of its own"
+    assert units.between(units.money, 0, 0, 5) == "$0–$5.00"
+    assert units.between(units.energy, None, None, None) == "–"
 
 
 def test_numbers_for_people():
