@@ -96,7 +96,9 @@ def _found(function: Callable[..., Any], arguments: tuple[Any, ...], tensors: li
     own = disk_cache.put_file(key, library.path)  # torch's may be deleted, or be written anew just when it is looked at
     if own is not None:
         disk_cache.put(key, library._replace(path=own))
-    return _load(library)
+    with suppress(Exception):  # another start just deleted it
+        return _load(library)
+    return call
 
 
 def _trace(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Call:

@@ -24,6 +24,7 @@ from envs import lane_seeds, make, spec
 from runs.config import DOMAINS, RunConfig
 from runs.plan import TRAINING_PHASES, try_out
 from runs.prepare import flush_denormals, lacking, resolve_device
+from runs.progress import each_once
 from runs.schema import LedgerLine
 
 PEER = AgentConfig(hidden=(128, 128), batch_size=64, replay_ratio=1.0, learning_starts_steps=500, target_period_updates=100)
@@ -290,12 +291,6 @@ def bench(
     notice: Callable[[str], None],
 ) -> Iterator[Speed]:
     """The cases one after another, as they come. ``notice`` is told each thing once."""
-    said: set[str] = set()
-
-    def once(text: str) -> None:
-        if text not in said:
-            said.add(text)
-            notice(text)
-
+    advise = each_once(notice)
     for case in cases:
-        yield speed(case, of, repeats, seconds, device, threads, once)
+        yield speed(case, of, repeats, seconds, device, threads, advise)

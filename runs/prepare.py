@@ -239,11 +239,13 @@ def lacking(precision: str, device: torch.device) -> str | None:
     cpu = device.type == "cpu"
     if precision == "tf32" and (cpu or torch.cuda.get_device_capability(device) < (8, 0)):
         return f"this {device.type} has no TF32 (GPUs have it from NVIDIA's Ampere on)"
-    if precision == "bf16" and not (
-        torch.ops.mkldnn._is_mkldnn_bf16_supported() if cpu else torch.cuda.is_bf16_supported(False)
-    ):
-        return f"this {device.type} has no bfloat16 instructions"
-    return None
+    if precision != "bf16":
+        return None
+    if cpu:  # a torch without oneDNN has no such question
+        native = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    else:
+        native = torch.cuda.is_bf16_supported(False)
+    return None if native else f"this {device.type} has no bfloat16 instructions"
 
 
 def faster_precision(agent: AgentConfig, device: torch.device, compiled: bool) -> str | None:

@@ -13,6 +13,18 @@ from runs.meter import MeterReading
 from runs.schema import RUNNING, Energy
 
 
+def each_once(notice: Callable[[str], None]) -> Callable[[str], None]:
+    """``notice``, told nothing twice: group after group, or case after case, would say the same."""
+    said: set[str] = set()
+
+    def tell(text: str) -> None:
+        if text not in said:
+            said.add(text)
+            notice(text)
+
+    return tell
+
+
 @dataclass(frozen=True)
 class Progress:
     """What a listener is told at every heartbeat, evaluation and end; sums over the S runs of the process where it says so."""

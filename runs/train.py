@@ -31,7 +31,7 @@ from runs.loop import Checkpoint, Diverged, Ended, Episode, Evaluated, Event, He
 from runs.machine import describe_device, describe_machine, git_commit, versions
 from runs.meter import Meter, MeterReading
 from runs.prepare import Job, Runs, check_numbers, lockstep_groups, resolve_device
-from runs.progress import Listener, Reporter
+from runs.progress import Listener, Reporter, each_once
 from runs.resume import Earlier, continued, sum_energy, what_to_resume
 from runs.saving import Saver
 from runs.schema import (
@@ -83,13 +83,7 @@ def train(
     check_energy(config.energy)
     device = resolve_device(config.device)
     outcomes: list[Outcome] = []
-    said: set[str] = set()
-
-    def advise(text: str) -> None:  # group after group would say the same
-        if text not in said:
-            said.add(text)
-            notice(text)
-
+    advise = each_once(notice)
     with interruptible() as stopped, errors_at_flush():
         groups = what_to_train(config, device)
         for number, (runs, earlier) in enumerate(groups, 1):

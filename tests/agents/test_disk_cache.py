@@ -104,7 +104,8 @@ def no_space(*_: object) -> None:
     raise OSError(28, "No space left on device")
 
 
-def test_without_a_folder_for_temporary_files_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_folder_for_temporary_files_nothing_is_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk_cache, "_folder", None)
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
     monkeypatch.setattr("tempfile.gettempdir", no_space)
     disk_cache.begin()
@@ -239,15 +240,21 @@ IDEAS = {"prioritized": True, "noisy": True, "n_step": 3, "target_ema_rate": 0.0
 
 @pytest.mark.parametrize("ideas", [{}, IDEAS])
 def test_calls_read_none_of_the_settings_that_no_key_has(ideas: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Or one agent would be given what was compiled for another. They are all there when calls are set up, and gone when they run."""
+    """Or one agent would be given what was compiled for another. They are all there when calls are set up, and watched when they run."""
     config = AgentConfig(hidden=(8,), batch_size=4, learning_starts_steps=2, **ideas)
     layout = ReplayLayout(2, 1, 50, (4,), False, 1, "zeros", 20, config.n_step, 0.99, False, config.prioritized)
     learner = Learner(config, layout, [2, 3], (0, 1), "cpu")
+    values, read = {name: getattr(config, name) for name in UNREAD_BY_CALLS}, list[str]()
+
+    def watched(name: str) -> property:
+        return property(lambda self: (read.append(name), values[name])[1])
+
     for name in UNREAD_BY_CALLS:
         object.__delattr__(config, name)  # what is left is the default, of the class
-        monkeypatch.setattr(AgentConfig, name, property(lambda self: pytest.fail("read in a call")))
+        monkeypatch.setattr(AgentConfig, name, watched(name))
     learner.call_names = ("act", "update", "act_update")
     learner.warm_up(torch.zeros(2, 4).numpy())
+    assert not read
 
 
 def test_settings_that_calls_read_are_all_in_a_key() -> None:
