@@ -22,7 +22,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from agents import disk_cache
-from agents.operators import multiplies_tiles
+from agents.operators import own_products
 
 SETTINGS = {"cpp_wrapper": True}
 """Of the compiler on a CPU. What leads from kernel to kernel is C++ too: as Python it took a tenth of a step, since after the kernels
@@ -83,7 +83,7 @@ def _found(function: Callable[..., Any], arguments: tuple[Any, ...], tensors: li
     """From the disk, or compiled now and kept there. The library is called in both cases, not torch's Python around it, unless it is
     that of a call compiled before in this process."""
     shapes = [(tensor.dtype, tensor.shape, tensor.stride()) for tensor in tensors]
-    key = disk_cache.key(made_from, multiplies_tiles(), shapes, pytree.tree_flatten(arguments)[1])
+    key = disk_cache.key(made_from, own_products(), shapes, pytree.tree_flatten(arguments)[1])
     kept = disk_cache.get(key)
     if isinstance(kept, Library):
         with suppress(Exception):  # damaged, or deleted
@@ -179,7 +179,7 @@ def _taught() -> str:
     sources = (
         here / name for name in ("compiler.py", "operators.py", "stacks.py", "taps.py", "products.py", "products.h", "stacks.h")
     )
-    return f"{multiplies_tiles()} {hashlib.sha256(b''.join(source.read_bytes() for source in sources)).hexdigest()}"
+    return f"{own_products()} {hashlib.sha256(b''.join(source.read_bytes() for source in sources)).hexdigest()}"
 
 
 @cache
@@ -196,11 +196,11 @@ def teach_compiler() -> None:
     from torch._inductor.cpu_vec_isa import valid_vec_isa_list
 
     with ThreadPoolExecutor(1) as beside:
-        if not torch.cuda.is_available() or torch.cpu._is_amx_tile_supported():  # what runs on a GPU needs no other answer
+        if not torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported():  # what runs on a GPU needs no other answer
             beside.submit(valid_vec_isa_list)
         from torch._inductor.lowering import clone, fallback_handler, register_lowering
 
-    if multiplies_tiles():
+    if own_products() is not None:
         from agents.products import teach_products
 
         teach_products()

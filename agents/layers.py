@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.config import AgentConfig, ConfigError
-from agents.operators import multiplies_tiles, once, traced
+from agents.operators import once, own_products, traced
 from agents.stacks import tiled
 from agents.taps import CHANNELS, convolution
 
@@ -92,7 +92,7 @@ class StridedConv2d(nn.Conv2d):
     """A convolution whose patches overlap, by a stride that divides its kernel. As torch's, but on a CPU faster in three cases.
 
     One image is a matrix product over its patches. A batch in bfloat16 is a convolution of stride 1 over tiles as large as the stride
-    (agents/taps.py) where the CPU multiplies tiles and the call is compiled. Elsewhere it is a matrix product over its patches too:
+    (agents/taps.py) where compiled code has products of its own. Elsewhere it is a matrix product over its patches too:
     torch's gradients take two to three times as long. Only a first layer, which has far more patches than the others, stays a
     convolution, but one over 2 x 2 pixels, whose channels count as its own: with few channels torch's gradient takes twice as long.
     """
@@ -122,7 +122,7 @@ class StridedConv2d(nn.Conv2d):
     def by_taps(self) -> bool:
         """Whether a batch in bfloat16 is done by agents/taps.py."""
         channels = self.in_channels * math.prod(self.stride)
-        return traced() and multiplies_tiles() and channels % CHANNELS == 0 and self.out_channels % CHANNELS == 0
+        return traced() and own_products() is not None and channels % CHANNELS == 0 and self.out_channels % CHANNELS == 0
 
     def _over_taps(self, tiles: Tensor) -> Tensor:
         (batch, height, width), channels = tiles.shape[:3], math.prod(tiles.shape[3:])

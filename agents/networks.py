@@ -15,7 +15,7 @@ from torch.func import functional_call
 
 from agents.config import AgentConfig
 from agents.layers import Linear, PatchConv2d, StridedConv2d, TileConv2d, convolutions, feature_width
-from agents.operators import kept, multiplies_tiles, once, traced
+from agents.operators import kept, once, own_products, traced
 from agents.stacks import MOST_WIDE, STACK, Tiles
 
 
@@ -57,7 +57,7 @@ class QNetwork(nn.Module):
     def tiles(self) -> Tiles | None:
         """How the first layer reads stacks that agents/stacks.py takes out of the replay; None where that does not fit."""
         first = self.convs[0] if len(self.convs) else None
-        if self.config.precision != "bf16" or self.config.augment or not (traced() and multiplies_tiles()):
+        if self.config.precision != "bf16" or self.config.augment or not (traced() and own_products() is not None):
             return None
         if not isinstance(first, TileConv2d | StridedConv2d) or first.in_channels != STACK or first.tile_size()[1] > MOST_WIDE:
             return None

@@ -7,7 +7,7 @@ once. On a CPU that costs more than the pass over memory that it saves.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -42,30 +42,38 @@ def once(few: Tensor) -> Tensor:
 
 
 @cache
-def multiplies_tiles() -> bool:
-    """Whether compiled code may multiply tiles of bfloat16 (AMX): this CPU does, the system lets this process do it, the C++ compiler
-    knows the instructions (GCC 11), and this is the torch whose compiler agents/products.py was written for, which is not its public
-    part."""
+def own_products() -> Literal["AMX", "AVX512-BF16"] | None:
+    """With which instructions compiled code multiplies matrices of bfloat16 itself (agents/products.py); None: it calls a library.
+
+    This CPU has them, the system lets this process use them, the C++ compiler knows them (GCC 11 and 10), and this is the torch whose
+    compiler agents/products.py was written for, which is not its public part.
+    """
     cpu = torch.cpu
-    if not torch.__version__.startswith(PRODUCTS_FOR_TORCH):
-        return False
-    if not (cpu._is_amx_tile_supported() and cpu._is_avx512_bf16_supported() and cpu._init_amx()):
-        return False
-    key = disk_cache.key("C++ compiler knows AMX")
+    if not torch.__version__.startswith(PRODUCTS_FOR_TORCH) or not cpu._is_avx512_bf16_supported():
+        return None
+    if cpu._is_amx_tile_supported() and cpu._init_amx() and _compiler_knows("AMX"):
+        return "AMX"
+    return "AVX512-BF16" if _compiler_knows("AVX512-BF16") else None
+
+
+def _compiler_knows(instructions: str) -> bool:
+    key = disk_cache.key("C++ compiler knows", instructions)
     knows = disk_cache.get(key) is True
-    if not knows and (knows := _compiler_multiplies_tiles()):  # a no may be an accident: it is asked again
+    if not knows and (knows := instructions in _known_to_compiler()):  # a no may be an accident: it is asked again
         disk_cache.put(key, True)
     return knows
 
 
-def _compiler_multiplies_tiles() -> bool:
+def _known_to_compiler() -> set[str]:
     from torch._inductor.cpu_vec_isa import valid_vec_isa_list  # seconds to import
     from torch._inductor.exc import InvalidCxxCompiler
 
     try:
-        return any("amx_tile" in str(instructions) for instructions in valid_vec_isa_list())
+        sets = valid_vec_isa_list()
     except InvalidCxxCompiler:  # there is none, as beside a GPU, whose kernels need a C compiler only
-        return False
+        return set()
+    amx = {"AMX" for each in sets if "amx_tile" in str(each)}
+    return amx | {"AVX512-BF16" for each in sets if getattr(each, "_is_avx512_bf16_supported", False)}
 
 
 def kept(tensor: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
-// Products of bfloat16 matrices by AMX, for the sizes of a batch of 32 in a small network.
+// Products of bfloat16 matrices, for the sizes of a batch of 32 in a small network: by AMX where PLAYMETER_AMX is defined, else by the
+// vectors of AVX512-BF16.
 //
 // What a product needs is in the caches and takes microseconds to compute; a library's call finds its own code and tables gone from
 // them, and copies operands of an order that it does not like. Here the whole call is two loops in the program that reads the result.
@@ -6,7 +7,7 @@
 // AMX multiplies tiles: 16 rows of 32 numbers by 32 rows of 16, the latter as 16 rows of 16 pairs (the numbers of rows 2i and 2i + 1
 // of one column side by side). A block of the result is two by two tiles, 32 x 32 float32. An operand that lies in memory as its tiles
 // want it is read in place; any other is rearranged, 32 columns at a time, by two operations on 16 vectors of 16 pairs: `pairs` of two
-// rows, and `transpose`.
+// rows, and `transpose`. Vectors multiply one pair of a row by 16 pairs, and read the same tiles.
 
 #ifndef PLAYMETER_PRODUCTS
 #define PLAYMETER_PRODUCTS
@@ -17,6 +18,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <vector>
 
 namespace playmeter {
@@ -45,6 +47,7 @@ struct Scratch {
     }
 };
 
+#ifdef PLAYMETER_AMX
 // Eight tiles of 16 rows. In memory before main: the instruction that reads it tells the compiler of its first eight bytes only.
 struct alignas(64) TileConfig {
     uint8_t palette = 1, start_row = 0, reserved[14] = {};
@@ -52,6 +55,7 @@ struct alignas(64) TileConfig {
     uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
 inline constexpr TileConfig TILE_CONFIG{};
+#endif
 
 // The first `count` of 32 numbers.
 inline __mmask32 first(int64_t count) {
@@ -208,6 +212,7 @@ struct Product {
 
     // Steps of a block's sum, added to what `sum` holds or begun anew. `arranged`: a's two tiles of each of these steps; without it
     // they are read in place, but those of a last step that is not whole, which are at `last`.
+#ifdef PLAYMETER_AMX
     void add(int64_t m, int64_t from, int64_t to, const bf16* arranged, const bf16* last, const bf16* of_b, bool anew, float* sum) const {
         asm volatile("" ::: "memory");  // tiles are loaded from memory without the compiler's knowledge
         if (anew) {
@@ -240,6 +245,42 @@ struct Product {
         _tile_stored(2, sum + 512, 128);
         _tile_stored(3, sum + 528, 128);
     }
+#else
+    void add(int64_t m, int64_t from, int64_t to, const bf16* arranged, const bf16* last, const bf16* of_b, bool anew, float* sum) const {
+        constexpr int ROWS = 8;  // at a time: their sums are half of the registers, enough for one not to wait for itself
+        const int64_t row = first_row(m);
+        for (int64_t down = 0; down < 32; down += ROWS, sum += 32 * ROWS) {
+            __m512 left[ROWS], right[ROWS];
+            for (int i = 0; i < ROWS; i++) {
+                left[i] = anew ? _mm512_setzero_ps() : _mm512_load_ps(sum + 32 * i);
+                right[i] = anew ? _mm512_setzero_ps() : _mm512_load_ps(sum + 32 * i + 16);
+            }
+            const bf16* tiles_of_b = of_b;
+            for (int64_t step = from; step < to; step++, tiles_of_b += BLOCK) {
+                const bf16* tiles = arranged ? arranged + (step - from) * BLOCK : 32 * step + 32 > depth ? last : nullptr;
+                const int64_t stride = tiles ? 32 : a_stride;
+                const bf16* upper = (tiles ? tiles : a_at(row, step)) + down * stride;
+#pragma GCC unroll 2
+                for (int k = 0; k < 32; k += 2) {
+                    const __m512bh b_left = (__m512bh)_mm512_load_si512(tiles_of_b + 16 * k);
+                    const __m512bh b_right = (__m512bh)_mm512_load_si512(tiles_of_b + TILE + 16 * k);
+#pragma GCC unroll 8
+                    for (int i = 0; i < ROWS; i++) {
+                        int32_t pair;
+                        std::memcpy(&pair, upper + i * stride + k, sizeof pair);
+                        const __m512bh of_a = (__m512bh)_mm512_set1_epi32(pair);
+                        left[i] = _mm512_dpbf16_ps(left[i], of_a, b_left);
+                        right[i] = _mm512_dpbf16_ps(right[i], of_a, b_right);
+                    }
+                }
+            }
+            for (int i = 0; i < ROWS; i++) {
+                _mm512_store_ps(sum + 32 * i, left[i]);
+                _mm512_store_ps(sum + 32 * i + 16, right[i]);
+            }
+        }
+    }
+#endif
 
     // A block's sum, with the bias, rounded.
     void write(int64_t m, int64_t n, const float* sum) const {
@@ -344,14 +385,18 @@ inline void product(const Product& p, int threads) {
 #pragma omp parallel num_threads(threads)
     {
         static thread_local Scratch scratch[3];
+#ifdef PLAYMETER_AMX
         _tile_loadconfig(&TILE_CONFIG);
+#endif
         const int64_t thread = omp_get_thread_num(), all = omp_get_num_threads();
         if (by_depth) {
             share_out_depth(p, thread, all, scratch, sums);
         } else {
             share_out_blocks(p, thread, all, scratch);
         }
+#ifdef PLAYMETER_AMX
         _tile_release();
+#endif
     }
 }
 

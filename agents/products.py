@@ -1,4 +1,4 @@
-"""C++ of ours in compiled code, on a CPU with AMX: agents/products.h for products of bfloat16 matrices, instead of calls of a library, and
+"""C++ of ours in compiled code, on a CPU with AMX or AVX512-BF16: agents/products.h for products of bfloat16 matrices, instead of calls of a library, and
 agents/stacks.h for agents/stacks.py.
 
 In a small network a call of torch's product takes longer to get going than to compute: its own code and tables have left the caches, and
@@ -17,6 +17,7 @@ from torch._inductor.codegen.cpp_template import CppTemplate
 from torch._inductor.kernel.mm_common import mm_args
 from torch._inductor.utils import parallel_num_threads
 
+from agents.operators import own_products
 from agents.stacks import STACK
 from agents.taps import places
 
@@ -179,6 +180,11 @@ def _in_memory(matrix: Any) -> Lies | None:
     return Lies(right, True) if down == 1 and right >= height else None
 
 
+def products_header() -> str:
+    """agents/products.h, for the instructions that are to be used."""
+    return ("#define PLAYMETER_AMX\n" if own_products() == "AMX" else "") + HEADER.read_text()
+
+
 class StacksTemplate(CppTemplate):
     """A kernel that is one call of ``playmeter::stacks_as_tiles``."""
 
@@ -227,7 +233,7 @@ class ProductTemplate(CppTemplate):
         )
         return f"""
 {self.header().getvalue()}
-{HEADER.read_text()}
+{products_header()}
 extern "C" {definition}
 {{
     {kernel.maybe_codegen_profile()}

@@ -15,7 +15,7 @@ import psutil  # type: ignore[import-untyped]
 import torch
 
 from agents.config import AgentConfig
-from agents.operators import multiplies_tiles
+from agents.operators import own_products
 from agents.replay import ReplayLayout
 from envs import EnvSpec, Protocol, World, lane_seeds, make, spec
 from runs.budget import Budget, parse_budget
@@ -249,10 +249,15 @@ def lacking(precision: str, device: torch.device) -> str | None:
 
 
 def faster_precision(agent: AgentConfig, device: torch.device, compiled: bool) -> str | None:
-    """What to tell who computes convolutions in float32 on a CPU with AMX: `dqn` on Atari makes more than twice as many steps in bfloat16."""
+    """What to tell who computes convolutions in float32 on a CPU with bfloat16: `dqn` on Atari makes nearly twice as many steps in it, with
+    AMX more than that."""
     if not compiled or device.type != "cpu" or agent.precision != "fp32" or agent.encoder in LOCKSTEP_ENCODERS:
         return None
-    return "this CPU multiplies bfloat16 much faster than float32: see --agent.precision bf16" if multiplies_tiles() else None
+    return (
+        "this CPU multiplies bfloat16 much faster than float32: see --agent.precision bf16"
+        if own_products() is not None
+        else None
+    )
 
 
 def resolve_compile(job: Job, agent: AgentConfig) -> bool:

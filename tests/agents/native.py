@@ -15,12 +15,12 @@ from torch import Tensor
 PAGE = mmap.PAGESIZE
 
 
-def library(folder: Path, header: Path, source: str) -> Any:
-    """``source``, which includes ``header``, as a shared library."""
+def library(folder: Path, source: str) -> Any:
+    """C++ as a shared library."""
     (folder / "call.cpp").write_text(source)
     compiler = shutil.which("g++")
     assert compiler is not None
-    flags = ["-O1", "-march=native", "-fopenmp", "-shared", "-fPIC", f"-I{header.parent}"]
+    flags = ["-O1", "-march=native", "-fopenmp", "-shared", "-fPIC"]
     subprocess.run([compiler, *flags, "call.cpp", "-o", "call.so"], cwd=folder, check=True)
     return ctypes.CDLL(str(folder / "call.so"))
 

@@ -20,12 +20,12 @@ from agents import disk_cache
 from agents.compiler import compiled
 from agents.config import AgentConfig
 from agents.networks import QNetwork, flat_network
-from agents.operators import PRODUCTS_FOR_TORCH, multiplies_tiles, once, take_rows
+from agents.operators import PRODUCTS_FOR_TORCH, once, own_products, take_rows
 from agents.update import Batch, OptState, UpdateNoise, make_update
 
 NATURE_TILES = (  # as large as the stride where each tap is a product, 2 x 2 where it is a convolution
     r"\(2, 21, 21, 4, 4, 4\), \(28224, 1344, 64, 16, 4, 1\), torch.bfloat16"
-    if multiplies_tiles()
+    if own_products() is not None
     else r"\(2, 42, 42, 2, 2, 4\), \(28224, 672, 16, 8, 4, 1\), torch.bfloat16"
 )
 CPU, GPU = torch.device("cpu"), torch.device("cuda")  # nothing is computed there: the device says how to compile
@@ -50,35 +50,52 @@ def no_compiler() -> list[str]:
     raise InvalidCxxCompiler
 
 
-AMX = {
+class Known(str):
+    """What the C++ compiler was found to know, as torch says it."""
+
+    _is_avx512_bf16_supported: bool
+
+
+def known(amx: bool, bf16: bool) -> Callable[[], list[str]]:
+    vectors = Known("avx512")
+    vectors._is_avx512_bf16_supported = bf16
+    return lambda: [*["avx512 avx512_vnni amx_tile"] * amx, vectors, "avx2"]
+
+
+LISTED = "torch._inductor.cpu_vec_isa.valid_vec_isa_list"
+WHOLE = {
     "torch.cpu._is_amx_tile_supported": lambda: True,
     "torch.cpu._is_avx512_bf16_supported": lambda: True,
     "torch.cpu._init_amx": lambda: True,
-    "torch._inductor.cpu_vec_isa.valid_vec_isa_list": lambda: ["avx512 avx512_vnni amx_tile", "avx512", "avx2"],
+    LISTED: known(amx=True, bf16=True),
     "torch.__version__": "2.13.1+cpu",
 }
 
 
 @pytest.mark.parametrize(
-    "lacking",
+    ("lacking", "left"),
     [
-        None,
-        *((name, lambda: False) for name in list(AMX)[:3]),
-        ("torch._inductor.cpu_vec_isa.valid_vec_isa_list", lambda: ["avx512 avx512_vnni", "avx512", "avx2"]),  # an old g++
-        ("torch._inductor.cpu_vec_isa.valid_vec_isa_list", no_compiler),
-        ("torch.__version__", "2.14.0"),
-        ("torch.__version__", "2.11.0"),
+        (None, "AMX"),
+        (("torch.cpu._is_amx_tile_supported", lambda: False), "AVX512-BF16"),
+        (("torch.cpu._init_amx", lambda: False), "AVX512-BF16"),  # the system does not let it
+        ((LISTED, known(amx=False, bf16=True)), "AVX512-BF16"),  # an old g++
+        (("torch.cpu._is_avx512_bf16_supported", lambda: False), None),
+        ((LISTED, known(amx=False, bf16=False)), None),  # an older one
+        ((LISTED, no_compiler), None),
+        (("torch.__version__", "2.14.0"), None),
+        (("torch.__version__", "2.11.0"), None),
     ],
 )
-def test_tiles_are_multiplied_only_where_cpu_system_compiler_and_torch_can(
-    lacking: tuple[str, object] | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_products_are_our_own_only_where_cpu_system_compiler_and_torch_can(
+    lacking: tuple[str, object] | None, left: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(disk_cache, "_folder", tmp_path / "kept")  # not what is known of this machine's compiler
     monkeypatch.setattr(disk_cache, "_sources", disk_cache._hash_of_sources())
-    for name, value in (AMX | dict([lacking] if lacking else [])).items():
+    for name, value in (WHOLE | dict([lacking] if lacking else [])).items():
         monkeypatch.setattr(name, value)
-    assert multiplies_tiles.__wrapped__() == (lacking is None)
-    assert len(list(tmp_path.rglob("*"))) == (2 if lacking is None else 0), "a yes is kept, in its folder; a no is asked again"
+    assert own_products.__wrapped__() == left
+    kept = len(list(tmp_path.rglob("*")))
+    assert kept == (0 if left is None else 2), "a yes is kept, in its folder; a no is asked again"
 
 
 def test_products_are_written_for_the_torch_that_is_pinned() -> None:
@@ -162,7 +179,7 @@ def test_acting_for_several_seeds_looks_for_a_feature_once_and_not_in_every_prod
     ("encoder", "precision", "floats", "convolutions"),
     [
         ("nature", "fp32", r"\(2, 4, 84, 84\), .*torch.float32", 3),
-        ("nature", "bf16", NATURE_TILES, 0 if multiplies_tiles() else 1),
+        ("nature", "bf16", NATURE_TILES, 0 if own_products() is not None else 1),
         ("der", "fp32", r"\(2, 16, 16, 5, 5, 4\), \(25600, 1600, 100, 20, 4, 1\), torch.float32", 0),
     ],
 )

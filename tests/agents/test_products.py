@@ -1,4 +1,4 @@
-"""Products of bfloat16 matrices by AMX, against the same products in float64."""
+"""Products of bfloat16 matrices by AMX and by AVX512-BF16, against the same products in float64."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from torch._dynamo.utils import counters
 from torch._inductor.utils import fresh_cache
 
 from agents.compiler import compiled, teach_compiler
-from agents.operators import multiplies_tiles
+from agents.operators import own_products
 from agents.taps import places
 from tests.agents.native import guarded, library, pointer
 
 teach_compiler()
 from agents import products  # noqa: E402  (after the compiler it teaches)
 
-pytestmark = pytest.mark.skipif(not multiplies_tiles(), reason="this CPU does not multiply tiles of bfloat16")
+pytestmark = pytest.mark.skipif(
+    own_products() is None, reason="this CPU has no bfloat16, or compiled code here no products of its own"
+)
 
 CALL = """
-#include "products.h"
 extern "C" void call(const uint16_t* a, const uint16_t* b, const uint16_t* bias, uint16_t* out, const int64_t* n, int threads) {
     playmeter::Product p{a, b, bias, out, n[0], n[1], n[2], n[3], n[4], n[5], n[6] != 0, n[7] != 0, n[8] != 0};
     p.taps = {n[9], n[10], n[11], n[12], n[13], static_cast<playmeter::Taps::Where>(n[14])};
@@ -37,10 +38,16 @@ extern "C" void call(const uint16_t* a, const uint16_t* b, const uint16_t* bias,
 Call = Callable[..., None]
 
 
-@pytest.fixture(scope="module")
-def call(tmp_path_factory: pytest.TempPathFactory) -> Call:
+@pytest.fixture(scope="module", params=["AMX", "AVX512-BF16"])
+def call(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Call:
     """``playmeter::product`` of matrices: beside those that are ``guarded`` one number more would be a crash."""
-    lib = library(tmp_path_factory.mktemp("products"), products.HEADER, CALL)
+    if request.param == "AMX" != own_products():
+        pytest.skip("this CPU has no AMX, or compiled code here no products of its own by it")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(products, "own_products", lambda: request.param)
+        header = products.products_header()
+    assert header.startswith("#define PLAYMETER_AMX") == (request.param == "AMX")
+    lib = library(tmp_path_factory.mktemp("products"), header + CALL)
 
     def product(a: Tensor, b: Tensor, bias: Tensor | None, out: Tensor, numbers: list[int], threads: int) -> None:
         assert len(numbers) == 15

@@ -76,21 +76,22 @@ def test_an_update_is_given_the_memory_that_the_one_before_it_freed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("amx", "agent", "device", "compiled", "told"),
+    ("products", "agent", "device", "compiled", "told"),
     [
-        (True, AgentConfig(encoder="nature"), "cpu", True, True),
-        (True, AgentConfig(encoder="der"), "cpu", True, True),
-        (False, AgentConfig(encoder="nature"), "cpu", True, False),
-        (True, AgentConfig(encoder="nature", precision="bf16"), "cpu", True, False),
-        (True, AgentConfig(encoder="minatar"), "cpu", True, False),
-        (True, AgentConfig(encoder="nature"), "cuda", True, False),
-        (True, AgentConfig(encoder="nature"), "cpu", False, False),
+        ("AVX512-BF16", AgentConfig(encoder="nature"), "cpu", True, True),
+        ("AMX", AgentConfig(encoder="nature"), "cpu", True, True),
+        ("AMX", AgentConfig(encoder="der"), "cpu", True, True),
+        (None, AgentConfig(encoder="nature"), "cpu", True, False),
+        ("AMX", AgentConfig(encoder="nature", precision="bf16"), "cpu", True, False),
+        ("AMX", AgentConfig(encoder="minatar"), "cpu", True, False),
+        ("AMX", AgentConfig(encoder="nature"), "cuda", True, False),
+        ("AMX", AgentConfig(encoder="nature"), "cpu", False, False),
     ],
 )
-def test_who_computes_pictures_in_float32_on_a_cpu_with_amx_is_told_what_is_faster(
-    amx: bool, agent: AgentConfig, device: str, compiled: bool, told: bool, monkeypatch: pytest.MonkeyPatch
+def test_who_computes_pictures_in_float32_on_a_cpu_with_bfloat16_is_told_what_is_faster(
+    products: str | None, agent: AgentConfig, device: str, compiled: bool, told: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runs.prepare.multiplies_tiles", lambda: amx)
+    monkeypatch.setattr("runs.prepare.own_products", lambda: products)
     advice = faster_precision(agent, torch.device(device), compiled)
     assert (advice is not None) == told
     assert advice is None or "--agent.precision bf16" in advice

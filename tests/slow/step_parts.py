@@ -1,6 +1,6 @@
 """Where the time of a step goes: acting, an update, and what is done around them, each alone and many times, on made-up observations.
 
-    python -m tests.slow.step_parts der@atari rainbow@minatar:5 [--device cuda:0] [--compile off] [--cuda-graphs off]
+    python -m tests.slow.step_parts der@atari rainbow@minatar:5 [--device cuda:0] [--precision bf16] [--compile off]
 
 A case is AGENT@DOMAIN[:SEEDS]. On a GPU `queued` lets calls follow each other and waits at the end, `waited` waits for each; the kernels of an update are
 those of torch's profiler. The best of three rounds, in microseconds.
@@ -31,12 +31,12 @@ FRAMES: dict[str, tuple[tuple[int, ...], int, int]] = {  # frame, stack, actions
 WARM_UP_STEPS = 300
 
 
-def build(case: str, device: torch.device, compile: bool, graphs: bool) -> tuple[Learner, np.ndarray]:
+def build(case: str, device: torch.device, precision: Any, compile: bool, graphs: bool) -> tuple[Learner, np.ndarray]:
     """A learner that has seen a few hundred steps, and observations [8, L, ...] to show it."""
     agent, _, rest = case.partition("@")
     domain, _, count = rest.partition(":")
     seeds, (frame_shape, stack, actions) = tuple(range(int(count or 1))), FRAMES[domain]
-    config = replace(agent_config(agent, domain), envs_per_seed=1)
+    config = replace(agent_config(agent, domain), envs_per_seed=1, precision=precision)
     set_precision(config, device)
     keep_freed_memory()
     flush_denormals()
@@ -127,14 +127,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cases", nargs="+", metavar="AGENT@DOMAIN[:SEEDS]")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", choices=("fp32", "tf32", "bf16"), default="fp32")
     parser.add_argument("--compile", choices=("on", "off"), default="on")
     parser.add_argument("--cuda-graphs", choices=("auto", "off"), default="auto")
     asked = parser.parse_args()
     device = resolve_device(asked.device)
     for case in asked.cases:
         graphs = asked.cuda_graphs == "auto" and device.type == "cuda"
-        learner, obs = build(case, device, asked.compile == "on", graphs)
-        print(f"{case} on {device}, compiled: {asked.compile}, graphs: {'on' if graphs else 'off'}")
+        learner, obs = build(case, device, asked.precision, asked.compile == "on", graphs)
+        print(f"{case} on {device}, {asked.precision}, compiled: {asked.compile}, graphs: {'on' if graphs else 'off'}")
         for name, call in parts(learner, obs).items():
             print(f"  {name:24} {microseconds(call, device):8.1f}")
         if device.type == "cuda":
