@@ -22,7 +22,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from agents import disk_cache
-from agents.operators import own_products
+from agents.operators import own_float_products, own_products
 
 SETTINGS = {"cpp_wrapper": True}
 """Of the compiler on a CPU. What leads from kernel to kernel is C++ too: as Python it took a tenth of a step, since after the kernels
@@ -83,7 +83,7 @@ def _found(function: Callable[..., Any], arguments: tuple[Any, ...], tensors: li
     """From the disk, or compiled now and kept there. The library is called in both cases, not torch's Python around it, unless it is
     that of a call compiled before in this process."""
     shapes = [(tensor.dtype, tensor.shape, tensor.stride()) for tensor in tensors]
-    key = disk_cache.key(made_from, own_products(), shapes, pytree.tree_flatten(arguments)[1])
+    key = disk_cache.key(made_from, own_products(), own_float_products(), shapes, pytree.tree_flatten(arguments)[1])
     kept = disk_cache.get(key)
     if isinstance(kept, Library):
         with suppress(Exception):  # damaged, or deleted
@@ -119,6 +119,7 @@ def _trace(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Call:
     )
 
 
+CPP = ("vectors", "products", "float_products", "stacks")
 ENTRY = "inductor_entry_cpp"
 """What torch calls the function of a library that it compiled from C++ alone."""
 
@@ -176,10 +177,9 @@ def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
 def _taught() -> str:
     """What the compiler learns here, as a word: compiled code on the disk was made by it, and torch does not ask for it by itself."""
     here = Path(__file__).parent
-    sources = (
-        here / name for name in ("compiler.py", "operators.py", "stacks.py", "taps.py", "products.py", "products.h", "stacks.h")
-    )
-    return f"{own_products()} {hashlib.sha256(b''.join(source.read_bytes() for source in sources)).hexdigest()}"
+    python = ("compiler", "operators", "stacks", "taps", "products", "float_products")
+    sources = (here / name for name in (*(f"{name}.py" for name in python), *(f"{name}.h" for name in CPP)))
+    return f"{own_products()} {own_float_products()} {hashlib.sha256(b''.join(source.read_bytes() for source in sources)).hexdigest()}"
 
 
 @cache
@@ -204,6 +204,10 @@ def teach_compiler() -> None:
         from agents.products import teach_products
 
         teach_products()
+    if own_float_products():
+        from agents.float_products import teach_float_products
+
+        teach_float_products()
     if hasattr(torch.compiler.config, "cache_key_tag"):
         torch.compiler.config.cache_key_tag += _taught()
 

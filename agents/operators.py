@@ -56,6 +56,15 @@ def own_products() -> Literal["AMX", "AVX512-BF16"] | None:
     return "AVX512-BF16" if _compiler_knows("AVX512-BF16") else None
 
 
+@cache
+def own_float_products() -> bool:
+    """Whether compiled code multiplies matrices of float32 itself (agents/float_products.py), with AVX-512; else it calls a library."""
+    cpu = torch.cpu
+    if not torch.__version__.startswith(PRODUCTS_FOR_TORCH) or not cpu._is_avx512_supported():
+        return False
+    return "AMD" in cpu.get_capabilities().get("cpu_name", "") and _compiler_knows("AVX-512")
+
+
 def _compiler_knows(instructions: str) -> bool:
     key = disk_cache.key("C++ compiler knows", instructions)
     knows = disk_cache.get(key) is True
@@ -73,7 +82,8 @@ def _known_to_compiler() -> set[str]:
     except InvalidCxxCompiler:  # there is none, as beside a GPU, whose kernels need a C compiler only
         return set()
     amx = {"AMX" for each in sets if "amx_tile" in str(each)}
-    return amx | {"AVX512-BF16" for each in sets if getattr(each, "_is_avx512_bf16_supported", False)}
+    vectors = {"AVX-512" for each in sets if str(each).startswith("avx512")}
+    return amx | vectors | {"AVX512-BF16" for each in sets if getattr(each, "_is_avx512_bf16_supported", False)}
 
 
 def kept(tensor: Tensor) -> Tensor:

@@ -17,7 +17,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <vector>
 
@@ -29,23 +28,6 @@ constexpr int64_t TILE = 16 * 32;            // numbers of an operand's tile
 constexpr int64_t BLOCK = 32 * 32;           // of a block of the result, and of two tiles of an operand
 constexpr int64_t PANEL_STEPS = 128;         // so many steps of 32 of the second operand are rearranged at once: 256 KiB
 constexpr int64_t SLICE_STEPS = 16;          // the same where threads share out the depth
-
-// Memory of a thread, kept from call to call.
-struct Scratch {
-    char* memory = nullptr;
-    size_t size = 0;
-    ~Scratch() { std::free(memory); }
-    template <typename T>
-    T* get(int64_t count) {
-        const size_t bytes = count * sizeof(T);
-        if (bytes > size) {
-            std::free(memory);
-            size = (bytes + 4095) / 4096 * 4096;
-            memory = static_cast<char*>(std::aligned_alloc(4096, size));
-        }
-        return reinterpret_cast<T*>(memory);
-    }
-};
 
 #ifdef PLAYMETER_AMX
 // Eight tiles of 16 rows. In memory before main: the instruction that reads it tells the compiler of its first eight bytes only.
@@ -60,33 +42,6 @@ inline constexpr TileConfig TILE_CONFIG{};
 // The first `count` of 32 numbers.
 inline __mmask32 first(int64_t count) {
     return count >= 32 ? 0xffffffffu : count <= 0 ? 0u : (1u << count) - 1;
-}
-
-// 16 x 16 pairs.
-inline void transpose(__m512i r[16]) {
-    __m512i t[16];
-    for (int i = 0; i < 8; i++) {
-        t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
-        t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
-    }
-    for (int i = 0; i < 4; i++) {
-        r[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
-        r[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
-        r[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
-        r[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
-    }
-    for (int i = 0; i < 4; i++) {
-        t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
-        t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
-        t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
-        t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
-    }
-    for (int i = 0; i < 4; i++) {
-        r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
-        r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
-        r[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
-        r[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
-    }
 }
 
 // 32 rows of 32 numbers as pairs of rows: of the first 16 columns, and of the others. Beyond `rows` and `columns` there are zeros.

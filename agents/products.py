@@ -21,7 +21,7 @@ from agents.operators import own_products
 from agents.stacks import STACK
 from agents.taps import places
 
-HEADER = Path(__file__).with_name("products.h")
+HEADERS = [Path(__file__).with_name(name) for name in ("vectors.h", "products.h")]
 STACKS_HEADER = Path(__file__).with_name("stacks.h")
 MIN_ROWS = 32
 """Of an operand that lies along the depth: fewer leave tiles empty."""
@@ -181,8 +181,8 @@ def _in_memory(matrix: Any) -> Lies | None:
 
 
 def products_header() -> str:
-    """agents/products.h, for the instructions that are to be used."""
-    return ("#define PLAYMETER_AMX\n" if own_products() == "AMX" else "") + HEADER.read_text()
+    """agents/products.h and what it takes, for the instructions that are to be used."""
+    return "".join(("#define PLAYMETER_AMX\n" if own_products() == "AMX" else "", *(header.read_text() for header in HEADERS)))
 
 
 class StacksTemplate(CppTemplate):

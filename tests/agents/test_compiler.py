@@ -20,7 +20,7 @@ from agents import disk_cache
 from agents.compiler import compiled
 from agents.config import AgentConfig
 from agents.networks import QNetwork, flat_network
-from agents.operators import PRODUCTS_FOR_TORCH, once, own_products, take_rows
+from agents.operators import PRODUCTS_FOR_TORCH, once, own_float_products, own_products, take_rows
 from agents.update import Batch, OptState, UpdateNoise, make_update
 
 NATURE_TILES = (  # as large as the stride where each tap is a product, 2 x 2 where it is a convolution
@@ -28,6 +28,8 @@ NATURE_TILES = (  # as large as the stride where each tap is a product, 2 x 2 wh
     if own_products() is not None
     else r"\(2, 42, 42, 2, 2, 4\), \(28224, 672, 16, 8, 4, 1\), torch.bfloat16"
 )
+PRODUCT = r"extern_kernels\.\w*mm\(|playmeter::product\("
+"""A library's, or one of our own, in compiled code."""
 CPU, GPU = torch.device("cpu"), torch.device("cuda")  # nothing is computed there: the device says how to compile
 pytestmark = pytest.mark.compiler
 
@@ -96,6 +98,26 @@ def test_products_are_our_own_only_where_cpu_system_compiler_and_torch_can(
     assert own_products.__wrapped__() == left
     kept = len(list(tmp_path.rglob("*")))
     assert kept == (0 if left is None else 2), "a yes is kept, in its folder; a no is asked again"
+
+
+@pytest.mark.parametrize(
+    ("cpu", "changed", "own"),
+    [
+        ("AMD EPYC 9655", {}, True),
+        ("AMD EPYC 9655", {"torch.cpu._is_avx512_supported": lambda: False}, False),
+        ("AMD EPYC 9655", {LISTED: lambda: ["avx2"]}, False),
+        ("AMD EPYC 9655", {LISTED: no_compiler}, False),
+        ("AMD EPYC 9655", {"torch.__version__": "2.14.0"}, False),
+        ("Intel(R) Xeon(R) 6980P", {}, False),  # its maker's library is made for it
+    ],
+)
+def test_float32_is_multiplied_by_us_only_where_the_library_does_it_with_half_of_each_register(
+    cpu: str, changed: dict[str, object], own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = WHOLE | {"torch.cpu._is_avx512_supported": lambda: True, "torch.cpu.get_capabilities": lambda: {"cpu_name": cpu}}
+    for name, value in (whole | changed).items():
+        monkeypatch.setattr(name, value)
+    assert own_float_products.__wrapped__() == own
 
 
 def test_products_are_written_for_the_torch_that_is_pinned() -> None:
@@ -170,7 +192,7 @@ def test_acting_for_several_seeds_looks_for_a_feature_once_and_not_in_every_prod
     with torch._inductor.config.patch(fx_graph_cache=False), torch.no_grad():
         values, (code,) = run_and_get_code(compiled(act, CPU), *arguments)
         torch.testing.assert_close(values, act(*arguments), rtol=1e-4, atol=1e-4)
-    assert "extern_kernels.bmm" in code, "the convolution"
+    assert len(re.findall(PRODUCT, code)) == 1, "the convolution"
     assert "transpose_mxn" not in code, "of weights, tile by tile"
 
 
@@ -246,7 +268,7 @@ def test_acting_calls_products_for_convolutions_alone(dtype: torch.dtype) -> Non
     with torch._inductor.config.patch(fx_graph_cache=False), torch.no_grad():
         values, (code,) = run_and_get_code(compiled(act, CPU), *arguments)
         torch.testing.assert_close(values, act(*arguments), rtol=1e-4, atol=1e-4)
-    assert len(re.findall(r"extern_kernels\.\w*mm\(", code)) == 3
+    assert len(re.findall(PRODUCT, code)) == 3
     assert "empty_strided_cpu((48, 3136)" not in code, "nor are they written anew"
 
 

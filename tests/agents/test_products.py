@@ -17,7 +17,7 @@ from torch._dynamo.utils import counters
 from torch._inductor.utils import fresh_cache
 
 from agents.compiler import compiled, teach_compiler
-from agents.operators import own_products
+from agents.operators import own_float_products, own_products
 from agents.taps import places
 from tests.agents.native import guarded, library, pointer
 
@@ -191,7 +191,7 @@ OUT = torch.randn(32, 300).bfloat16()
         (inside, (X, WEIGHT, BIAS), 1),  # the same, and begins further on
         (gradients, (X, WEIGHT, OUT), 2),
         (accumulated, (OUT, X, WEIGHT), 1),
-        (linear, (X.float(), WEIGHT.float(), BIAS.float()), 0),
+        (linear, (X.float(), WEIGHT.float(), BIAS.float()), int(own_float_products())),
         (linear, (X[:1], WEIGHT[:8], BIAS[:8]), 0),  # one observation
         (torch.mm, (X[:, ::2], WEIGHT[:, :50].t()), 1),  # of numbers that do not lie side by side: the compiler copies them
         (with_itself, (X,), 0),
@@ -221,15 +221,17 @@ def test_the_compiler_uses_it_where_it_fits(function: Callable[..., Tensor], arg
         torch.testing.assert_close(one.double(), want, rtol=2**-7, atol=0.1)
 
 
-@pytest.mark.parametrize("name", ["operators.py", "taps.py", "products.py", "products.h", "stacks.py", "stacks.h"])
+@pytest.mark.parametrize(
+    "name",
+    ["operators.py", "taps.py", "products.py", "products.h", "float_products.py", "float_products.h", "vectors.h", "stacks.h"],
+)
 def test_what_the_compiler_was_taught_is_in_the_key_of_what_it_keeps(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from agents import compiler
 
     before = compiler._taught()
-    sources = [*products.HEADER.parent.glob("*.py"), *products.HEADER.parent.glob("*.h")]
-    for source in sources:
+    for source in Path(compiler.__file__).parent.glob("*.*"):
         shutil.copy(source, tmp_path)
     with (tmp_path / name).open("a") as changed:
         changed.write("\n")
