@@ -63,6 +63,17 @@ def test_the_gpu_was_busy_for_the_part_of_the_time_in_which_the_driver_saw_a_ker
     assert tried(monkeypatch, [first, last])["gpu_busy_share"] == pytest.approx(0.25)
 
 
+def test_the_limit_is_that_of_the_fastest_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    ways, (a, b) = bench.products(torch.device("cpu")), torch.randn(2, 70, 70)
+    assert len(ways) == 1 + torch.backends.mkldnn.is_available()
+    for way in ways:
+        torch.testing.assert_close(way(a, b), a @ b, rtol=1e-4, atol=1e-4)
+    seconds = iter((2.0, 0.5, 1.0)) if len(ways) > 1 else iter((0.5, 1.0))  # the last one is that of the copy
+    monkeypatch.setattr(bench, "best_s", lambda *_: next(seconds))
+    monkeypatch.setattr(bench, "env_frames_per_s", lambda *_: 1.0)
+    assert bench.machine("cpu", None).matmul_gflops_per_s == 2 * 1024**3 / 0.5 / 1e9
+
+
 def test_plain_cases_are_neither_compiled_nor_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     tried_out: list[RunConfig] = []
     monkeypatch.setattr(bench, "try_out", lambda config, *_: tried_out.append(config))
