@@ -83,7 +83,7 @@ def _found(function: Callable[..., Any], arguments: tuple[Any, ...], tensors: li
     """From the disk, or compiled now and kept there. The library is called in both cases, not torch's Python around it, unless it is
     that of a call compiled before in this process."""
     shapes = [(tensor.dtype, tensor.shape, tensor.stride()) for tensor in tensors]
-    key = disk_cache.key(made_from, own_products(), own_float_products(), shapes, pytree.tree_flatten(arguments)[1])
+    key = disk_cache.key(made_from, _multiplying(), shapes, pytree.tree_flatten(arguments)[1])
     kept = disk_cache.get(key)
     if isinstance(kept, Library):
         with suppress(Exception):  # damaged, or deleted
@@ -103,7 +103,7 @@ def _found(function: Callable[..., Any], arguments: tuple[Any, ...], tensors: li
 
 def _trace(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Call:
     """What ``function`` does to the tensors of its arguments, compiled."""
-    teach_compiler()
+    teach_products()
     tensors, nested = pytree.tree_flatten(arguments)
     results: list[pytree.TreeSpec] = []
 
@@ -119,7 +119,6 @@ def _trace(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Call:
     )
 
 
-CPP = ("vectors", "products", "float_products", "stacks")
 ENTRY = "inductor_entry_cpp"
 """What torch calls the function of a library that it compiled from C++ alone."""
 
@@ -174,12 +173,42 @@ def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compile(own, dynamic=False, fullgraph=True)
 
 
+SOURCES = (
+    *(f"{name}.py" for name in ("compiler", "operators", "stacks", "taps", "products", "float_products")),
+    *(f"{name}.h" for name in ("vectors", "products", "float_products", "stacks")),
+)
+
+
 def _taught() -> str:
-    """What the compiler learns here, as a word: compiled code on the disk was made by it, and torch does not ask for it by itself."""
+    """What the compiler learns here, as a word."""
     here = Path(__file__).parent
-    python = ("compiler", "operators", "stacks", "taps", "products", "float_products")
-    sources = (here / name for name in (*(f"{name}.py" for name in python), *(f"{name}.h" for name in CPP)))
-    return f"{own_products()} {own_float_products()} {hashlib.sha256(b''.join(source.read_bytes() for source in sources)).hexdigest()}"
+    return hashlib.sha256(b"".join((here / name).read_bytes() for name in SOURCES)).hexdigest()
+
+
+def _multiplying() -> str:
+    """What compiled code multiplies by itself, and with what, as a word."""
+    return f"{own_products()} {own_float_products()}"
+
+
+def _put_into_key(word: str) -> None:
+    """Compiled code on the disk was made by it, and torch does not ask for it by itself."""
+    if hasattr(torch.compiler.config, "cache_key_tag"):
+        torch.compiler.config.cache_key_tag += word
+
+
+@cache
+def teach_products() -> None:
+    """What compiled code multiplies by itself on a CPU (agents/products.py, agents/float_products.py), and the rest."""
+    teach_compiler()
+    if own_products() is not None:
+        from agents import products
+
+        products.teach_products()
+    if own_float_products():
+        from agents import float_products
+
+        float_products.teach_float_products()
+    _put_into_key(_multiplying())
 
 
 @cache
@@ -196,20 +225,11 @@ def teach_compiler() -> None:
     from torch._inductor.cpu_vec_isa import valid_vec_isa_list
 
     with ThreadPoolExecutor(1) as beside:
-        if not torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported():  # what runs on a GPU needs no other answer
+        if not torch.cuda.is_available():  # what runs on a GPU needs no answer
             beside.submit(valid_vec_isa_list)
         from torch._inductor.lowering import clone, fallback_handler, register_lowering
 
-    if own_products() is not None:
-        from agents.products import teach_products
-
-        teach_products()
-    if own_float_products():
-        from agents.float_products import teach_float_products
-
-        teach_float_products()
-    if hasattr(torch.compiler.config, "cache_key_tag"):
-        torch.compiler.config.cache_key_tag += _taught()
+    _put_into_key(_taught())
 
     take = fallback_handler(torch.ops.aten.index_select.default, add_to_fallback_set=False)
     # "aten.index_select.default is missing a c-shim implementation": it is called by name, which costs a microsecond

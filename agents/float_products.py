@@ -42,9 +42,8 @@ def _product(a: Any, b: Any) -> Any:
     """``a @ b`` as a node of the compiler; None where it does not fit."""
     if a.get_device().type != "cpu" or any(x.get_dtype() != torch.float32 for x in (a, b)):
         return None
-    if (
-        a.get_size()[-2] == 1 or b.get_size()[-1] == 1
-    ):  # the compiler makes a loop of it, with what is computed before and after
+    many, rows, columns = len(a.get_size()) == 3, a.get_size()[-2], b.get_size()[-1]
+    if rows == 1 or (many and columns == 1):  # a single row keeps no register busy; of many vectors the compiler makes a loop
         return None
     *_, layout, a, b = mm_args(a, b)
     for node in (a, b):

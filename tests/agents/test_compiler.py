@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,8 +17,8 @@ from torch._dynamo.utils import counters
 from torch._inductor.exc import InvalidCxxCompiler
 from torch._inductor.utils import run_and_get_code
 
-from agents import disk_cache
-from agents.compiler import compiled
+from agents import compiler, disk_cache
+from agents.compiler import compiled, teach_products
 from agents.config import AgentConfig
 from agents.networks import QNetwork, flat_network
 from agents.operators import PRODUCTS_FOR_TORCH, once, own_float_products, own_products, take_rows
@@ -124,6 +125,28 @@ def test_products_are_written_for_the_torch_that_is_pinned() -> None:
     """Another one takes its library's products until somebody has looked: agents/operators.py."""
     pins = Path(__file__).parents[2].joinpath("constraints.txt").read_text().splitlines()
     assert [pin for pin in pins if pin.startswith(f"torch=={PRODUCTS_FOR_TORCH}")]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("compiler.py", "operators.py", "stacks.py", "taps.py", "products.py", "float_products.py"),
+        *("products.h", "float_products.h", "vectors.h", "stacks.h"),
+    ],
+)
+def test_what_the_compiler_was_taught_is_in_the_key_of_what_it_keeps(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    teach_products()
+    before = compiler._taught()
+    for source in Path(compiler.__file__).parent.glob("*.*"):
+        shutil.copy(source, tmp_path)
+    with (tmp_path / name).open("a") as changed:
+        changed.write("\n")
+    monkeypatch.setattr(compiler, "__file__", str(tmp_path / "compiler.py"))
+    assert compiler._taught() != before
+    assert before in torch.compiler.config.cache_key_tag
+    assert compiler._multiplying() in torch.compiler.config.cache_key_tag
 
 
 @pytest.mark.parametrize("device", [CPU, GPU], ids=str)
@@ -282,6 +305,21 @@ def test_a_batch_of_one_is_differentiated() -> None:
     with torch.no_grad():
         slopes = torch.func.vmap(gradient)
         torch.testing.assert_close(compiled(slopes, CPU)(*arguments), slopes(*arguments), rtol=1e-4, atol=1e-4)
+
+
+def test_beside_a_gpu_nobody_asks_what_this_cpu_multiplies_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes a second, and no kernel of a GPU needs to know."""
+    asked = """
+import torch
+torch.cuda.is_available = lambda: True
+import agents.learner
+from agents import compiler, operators
+operators._compiler_knows = compiler.own_products = compiler.own_float_products = None
+import torch._inductor.cpu_vec_isa
+torch._inductor.cpu_vec_isa.valid_vec_isa_list = None
+compiler.compiled(lambda x: x * 2, torch.device("cuda"))
+"""
+    subprocess.run([sys.executable, "-c", asked], check=True)
 
 
 def test_importing_the_compiler_takes_no_hook_off_beside_another_import() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import shutil
 from collections.abc import Callable
 
 import pytest
@@ -13,15 +14,17 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 from torch._inductor.utils import fresh_cache
 
-from agents.compiler import compiled, teach_compiler
+from agents.compiler import compiled, teach_products
 from agents.operators import own_float_products
 from tests.agents.native import guarded, library, pointer
 
-teach_compiler()
+teach_products()
 from agents import float_products  # noqa: E402  (after the compiler it teaches)
 
 CPU = torch.device("cpu")
-needs_vectors = pytest.mark.skipif(not torch.cpu._is_avx512_supported(), reason="this CPU has no AVX-512")
+needs_vectors = pytest.mark.skipif(
+    not torch.cpu._is_avx512_supported() or shutil.which("g++") is None, reason="this CPU has no AVX-512, or there is no g++"
+)
 
 CALL = """
 extern "C" void call(const float* a, const float* b, float* out, const int64_t* n, int threads) {
@@ -111,6 +114,10 @@ def halved(added: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     return torch.addmm(added, x, weight.t(), beta=0.5)
 
 
+def doubled(added: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    return torch.addmm(added, x, weight.t(), alpha=2)
+
+
 def with_itself(x: Tensor) -> Tensor:
     return x @ x.t()
 
@@ -136,7 +143,10 @@ MANY, WEIGHTS, OUTS = random(4, 32, 100), random(4, 30, 100), random(4, 32, 30)
         (torch.bmm, (MANY, random(30, 100, 4).permute(2, 1, 0)), 0),  # neither rows nor columns lie side by side, but matrices
         (torch.mm, (X.double(), WEIGHT.t().double()), 0),
         (linear, (X[:1], WEIGHT, BIAS), 0),  # one observation
+        (gradients, (X, WEIGHT[:1], OUT[:, :1]), 1),  # of a layer with one output: of its input there is nothing to add up
+        (torch.bmm, (MANY, WEIGHTS[:, :1].mT), 0),
         (halved, (OUT, X, WEIGHT), 0),
+        (doubled, (OUT, X, WEIGHT), 0),
         (with_itself, (X,), 0),
         (torch.mm, (X[:, :0], WEIGHT[:, :0].t()), 0),
     ],

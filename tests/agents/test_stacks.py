@@ -15,7 +15,7 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 from torch._inductor.utils import fresh_cache
 
-from agents.compiler import compiled, teach_compiler
+from agents.compiler import compiled, teach_products
 from agents.config import AgentConfig
 from agents.learner import Learner
 from agents.networks import QNetwork
@@ -25,7 +25,7 @@ from agents.stacks import Tiles, as_tiles
 from tests.agents.native import guarded, library, pointer
 from tests.agents.test_replay import layout, play
 
-teach_compiler()
+teach_products()
 from agents import products  # noqa: E402  (after the compiler it teaches)
 
 CPU = torch.device("cpu")
