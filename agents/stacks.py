@@ -1,4 +1,4 @@
-"""Stacks of frames as a first layer reads them in bfloat16, out of the replay in one pass: in compiled code on a CPU with bfloat16."""
+"""Stacks of frames as a first layer reads them in bfloat16, out of the replay in one pass: in compiled code on a CPU with AMX or AVX512-BF16."""
 
 from __future__ import annotations
 

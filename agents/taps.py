@@ -1,4 +1,4 @@
-"""A convolution of stride 1 as products of the pixels where they lie: for bfloat16 on a CPU that has it, in compiled code.
+"""A convolution of stride 1 as products of the pixels where they lie: for bfloat16 on a CPU with AMX or AVX512-BF16, in compiled code.
 
 As one product over patches every pixel is written once for each patch that it is in, and read again. Here each tap of the kernel is a product of all
 pixels, moved by the tap's place, with its weights; what is computed for pixels whose patch leaves the image is to be ignored.

@@ -307,19 +307,31 @@ def test_a_batch_of_one_is_differentiated() -> None:
         torch.testing.assert_close(compiled(slopes, CPU)(*arguments), slopes(*arguments), rtol=1e-4, atol=1e-4)
 
 
-def test_beside_a_gpu_nobody_asks_what_this_cpu_multiplies_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It takes a second, and no kernel of a GPU needs to know."""
-    asked = """
+def test_beside_a_gpu_nobody_asks_what_this_cpu_multiplies_with() -> None:
+    """It takes a second, and no kernel of a GPU needs to know. On a CPU the same call asks."""
+    watch = """
+import sys
 import torch
-torch.cuda.is_available = lambda: True
+torch.cuda.is_available = lambda: sys.argv[1] == "cuda"
 import agents.learner
-from agents import compiler, operators
-operators._compiler_knows = compiler.own_products = compiler.own_float_products = None
+from agents import compiler
 import torch._inductor.cpu_vec_isa
-torch._inductor.cpu_vec_isa.valid_vec_isa_list = None
-compiler.compiled(lambda x: x * 2, torch.device("cuda"))
+asked = []
+compiler.own_products = lambda: asked.append("own products")
+compiler.own_float_products = lambda: asked.append("own float products")
+torch._inductor.cpu_vec_isa.valid_vec_isa_list = lambda: asked.append("vector instructions")
+if sys.argv[1] == "cuda":
+    compiler.compiled(lambda x: x * 2, torch.device("cuda"))
+else:
+    compiler.teach_products()
+print(sorted(set(asked)))
 """
-    subprocess.run([sys.executable, "-c", asked], check=True)
+
+    def asked(device: str) -> str:
+        return subprocess.run([sys.executable, "-c", watch, device], capture_output=True, text=True, check=True).stdout.strip()
+
+    assert asked("cuda") == "[]"
+    assert asked("cpu") == "['own float products', 'own products', 'vector instructions']"
 
 
 def test_importing_the_compiler_takes_no_hook_off_beside_another_import() -> None:
