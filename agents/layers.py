@@ -125,13 +125,9 @@ class StridedConv2d(nn.Conv2d):
         return traced() and own_products() is not None and channels % CHANNELS == 0 and self.out_channels % CHANNELS == 0
 
     def _over_taps(self, tiles: Tensor) -> Tensor:
-        (batch, height, width), channels = tiles.shape[:3], math.prod(tiles.shape[3:])
         weight = tiled(self.weight.bfloat16(), *self.stride).contiguous()
-        down, right = weight.shape[1:3]
         bias = self.bias.bfloat16() if self.bias is not None else tiles.new_zeros(self.out_channels)
-        out = convolution(tiles.view(-1, channels), weight.view(len(weight), -1, channels), bias, width, right)
-        whole = out.view(batch, height, width, -1)[:, : height - down + 1, : width - right + 1]
-        return whole.movedim(-1, 1)
+        return convolution(tiles.flatten(3), weight.flatten(3), bias).movedim(-1, 1)
 
     def _of_tiles(self, x: Tensor) -> Tensor:
         outputs, height, width = self.out_channels, self.kernel_size[0] // 2, self.kernel_size[1] // 2

@@ -30,6 +30,8 @@ constexpr int64_t PANEL_STEPS = 128;         // so many steps of 32 of the secon
 constexpr int64_t SLICE_STEPS = 16;          // the same where threads share out the depth
 
 #ifdef PLAYMETER_AMX
+constexpr bool EVENLY = true;  // whether rows of an operand in place have to lie evenly apart
+
 // Eight tiles of 16 rows. In memory before main: the instruction that reads it tells the compiler of its first eight bytes only.
 struct alignas(64) TileConfig {
     uint8_t palette = 1, start_row = 0, reserved[14] = {};
@@ -37,6 +39,8 @@ struct alignas(64) TileConfig {
     uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
 inline constexpr TileConfig TILE_CONFIG{};
+#else
+constexpr bool EVENLY = false;
 #endif
 
 // The first `count` of 32 numbers.
@@ -44,25 +48,75 @@ inline __mmask32 first(int64_t count) {
     return count >= 32 ? 0xffffffffu : count <= 0 ? 0u : (1u << count) - 1;
 }
 
-// 32 rows of 32 numbers as pairs of rows: of the first 16 columns, and of the others. Beyond `rows` and `columns` there are zeros.
-inline void pairs(const bf16* from, int64_t stride, int64_t rows, int64_t columns, __m512i left[16], __m512i right[16]) {
+// The numbers of successive pixels, or of those alone that have a whole patch.
+struct Walk {
+    int64_t pixel, x = 0, y = 0;
+    int64_t across = INT64_MAX, high = INT64_MAX;  // pixels with a whole patch in a row of an image, and such rows
+    int64_t right = 0, down = 0;                   // pixels to skip behind them, and behind the last such row
+
+    int64_t next() {
+        const int64_t here = pixel++;
+        if (++x == across) {
+            x = 0;
+            pixel += right;
+            if (++y == high) {
+                y = 0;
+                pixel += down;
+            }
+        }
+        return here;
+    }
+};
+
+// How a convolution of stride 1 over images [height, width, channels] is a product of their pixels end to end: of those with a whole
+// patch with the weights of each tap, moved by the tap's place.
+struct Taps {
+    int64_t count = 1, wide = 1;  // taps, and those side by side
+    int64_t channels = 0;         // a multiple of 32: numbers of the depth, or columns, that belong to a tap
+    int64_t height = 1, width = 1;
+    enum Where { NOWHERE, OF_INPUT, OF_OUTPUT, OF_WEIGHTS } where = NOWHERE;  // what is computed: see `Product`
+
+    int64_t high() const { return height - count / wide + 1; }
+    int64_t across() const { return width - wide + 1; }
+
+    // Numbers from a pixel to that of a tap of its patch.
+    int64_t at(int64_t tap) const { return (tap / wide * width + tap % wide) * channels; }
+
+    // So many pixels with a whole patch are before one.
+    int64_t patches_before(int64_t pixel) const {
+        const int64_t row = pixel / width, image = row / height, y = std::min(row % height, high());
+        return (image * high() + y) * across() + (y < high() ? std::min(pixel % width, across()) : 0);
+    }
+
+    // Over the pixels with a whole patch, from the one on that so many are before.
+    Walk patches(int64_t first) const {
+        const int64_t y = first / across(), image = y / high();
+        const int64_t pixel = (image * height + y % high()) * width + first % across();
+        return {pixel, first % across(), y % high(), across(), high(), width - across(), (height - high()) * width};
+    }
+};
+
+// 32 rows of 32 numbers as pairs of rows: of the first 16 columns, and of the others. `row` walks over where they lie, in strides.
+// Beyond `rows` and `columns` there are zeros.
+inline void pairs(
+    const bf16* from, int64_t stride, Walk row, int64_t rows, int64_t columns, __m512i left[16], __m512i right[16]) {
     alignas(64) static const uint16_t LEFT[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
                                                   8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
     const __m512i to_left = _mm512_load_si512(LEFT), to_right = _mm512_add_epi16(to_left, _mm512_set1_epi16(16));
     const __mmask32 mask = first(columns);
     for (int i = 0; i < 16; i++) {
         const __m512i zero = _mm512_setzero_si512();
-        const __m512i even = 2 * i < rows ? _mm512_maskz_loadu_epi16(mask, from + 2 * i * stride) : zero;
-        const __m512i odd = 2 * i + 1 < rows ? _mm512_maskz_loadu_epi16(mask, from + (2 * i + 1) * stride) : zero;
+        const __m512i even = 2 * i < rows ? _mm512_maskz_loadu_epi16(mask, from + row.next() * stride) : zero;
+        const __m512i odd = 2 * i + 1 < rows ? _mm512_maskz_loadu_epi16(mask, from + row.next() * stride) : zero;
         left[i] = _mm512_permutex2var_epi16(even, to_left, odd);
         right[i] = _mm512_permutex2var_epi16(even, to_right, odd);
     }
 }
 
-// 16 rows of 32 numbers. Beyond `rows` and `columns` there are zeros.
-inline void load(const bf16* from, int64_t stride, int64_t rows, int64_t columns, __m512i to[16]) {
+// 16 rows of 32 numbers, as for `pairs`.
+inline void load(const bf16* from, int64_t stride, Walk row, int64_t rows, int64_t columns, __m512i to[16]) {
     for (int i = 0; i < 16; i++) {
-        to[i] = i < rows ? _mm512_maskz_loadu_epi16(first(columns), from + i * stride) : _mm512_setzero_si512();
+        to[i] = i < rows ? _mm512_maskz_loadu_epi16(first(columns), from + row.next() * stride) : _mm512_setzero_si512();
     }
 }
 
@@ -74,24 +128,12 @@ inline __m512 widened(__mmask16 mask, const bf16* from) {
     return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from)), 16);
 }
 
-// How a convolution of stride 1 over images [height, width, channels] is a product of their pixels end to end: of all pixels with the
-// weights of each tap, moved by the tap's place. Row p of what is multiplied begins `down(tap) * down + right(tap) * right` numbers
-// after pixel p. The last pixels of every row and image have no whole patch; what is computed for them is to be ignored.
-struct Taps {
-    int64_t count = 1, wide = 1;    // taps, and those side by side
-    int64_t down = 0, right = 0;    // numbers between two of them
-    int64_t channels = 0;           // a multiple of 32: numbers of the depth, or columns, that belong to a tap
-    enum Where { NOWHERE, OF_INPUT, OF_OUTPUT, OF_WEIGHTS } where = NOWHERE;  // what is computed: see `Product`
-
-    int64_t at(int64_t tap) const { return tap / wide * down + tap % wide * right; }
-};
-
 // out [rows, columns] = a [rows, depth] b [depth, columns] + bias, whose numbers are those of out's rows in memory.
 // An operand that is `turned` lies in memory as its transpose. Strides are those of rows in memory, in numbers.
 //
-// With taps: OF_OUTPUT, a is pixels and b turned, weights [columns, taps, channels]. OF_INPUT, a is gradients of an output, that many
-// pixels before it that are zero as the last tap lies behind the first, and b weights [channels, taps, columns]. OF_WEIGHTS, a is
-// turned, gradients of an output, and b pixels, out [rows, taps, channels].
+// With taps: OF_OUTPUT, a is pixels and b turned, weights [columns, taps, channels], and a row of out for every whole patch. OF_WEIGHTS,
+// a is turned, gradients of such rows, and b pixels, out [rows, taps, channels]. OF_INPUT, a is gradients of rows for all pixels, zero
+// where a patch is not whole, that many zeros before them as the last tap lies behind the first, and b weights [channels, taps, columns].
 struct Product {
     const bf16 *a, *b, *bias;
     bf16* out;
@@ -100,49 +142,55 @@ struct Product {
     bool a_turned, b_turned, out_turned;
     Taps taps;
 
+    // Whether rows of out are those of whole patches, and rows are computed for all pixels.
+    bool some_ignored() const { return EVENLY && taps.where == Taps::OF_OUTPUT; }
+
+    int64_t computed() const { return some_ignored() ? taps.patches(rows - 1).pixel + 1 : rows; }
+
     int64_t steps() const { return (depth + 31) / 32; }
-    int64_t row_blocks() const { return (rows + 31) / 32; }
+    int64_t row_blocks() const { return (computed() + 31) / 32; }
     int64_t column_blocks() const { return (columns + 31) / 32; }
 
     // Whether a's tiles are read where they lie.
-    bool in_place() const { return !a_turned && rows >= 32; }
+    bool in_place() const { return !a_turned && computed() >= 32; }
 
     // In place, a last block that is not whole is one of 32 rows that begins earlier: some are computed twice, and written with the
     // same bits, by two threads perhaps.
-    int64_t first_row(int64_t m) const { return in_place() ? std::min(32 * m, rows - 32) : 32 * m; }
+    int64_t first_row(int64_t m) const { return in_place() ? std::min(32 * m, computed() - 32) : 32 * m; }
 
-    const bf16* a_at(int64_t row, int64_t step) const {
-        if (a_turned) return a + 32 * step * a_stride + row;
-        const bf16* pixel = a + row * a_stride;
-        if (taps.where != Taps::OF_OUTPUT && taps.where != Taps::OF_INPUT) return pixel + 32 * step;
+    // Where the rows of a lie that are computed, and those of b, in units of their strides.
+    Walk rows_of_a(int64_t row) const {
+        return taps.where == Taps::OF_OUTPUT && !some_ignored() ? taps.patches(row) : Walk{row};
+    }
+    Walk rows_of_b(int64_t row) const { return taps.where == Taps::OF_WEIGHTS ? taps.patches(row) : Walk{row}; }
+
+    // Numbers of a step of a row of a, which does not lie turned, from that row's begin on.
+    int64_t along_a(int64_t step) const {
+        if (taps.where != Taps::OF_OUTPUT && taps.where != Taps::OF_INPUT) return 32 * step;
         const int64_t steps = taps.channels / 32;
-        return pixel + taps.at(step / steps) + 32 * (step % steps);
+        return taps.at(step / steps) + 32 * (step % steps);
     }
 
+    // The numbers of a column of b, which does not lie turned, from its first row on; with taps OF_INPUT, of those rows that are a step's.
     const bf16* b_at(int64_t step, int64_t column) const {
-        if (b_turned) return b + column * b_stride + 32 * step;
-        if (taps.where == Taps::OF_WEIGHTS) {
-            return b + taps.at(column / taps.channels) + 32 * step * b_stride + column % taps.channels;
-        }
-        if (taps.where == Taps::OF_INPUT) {  // the gradient comes to a pixel from behind: the last tap first
-            const int64_t steps = taps.channels / 32;
-            return b + (taps.count - 1 - step / steps) * columns + 32 * (step % steps) * b_stride + column;
-        }
-        return b + 32 * step * b_stride + column;
+        if (taps.where == Taps::OF_WEIGHTS) return b + taps.at(column / taps.channels) + column % taps.channels;
+        if (taps.where != Taps::OF_INPUT) return b + column;
+        // the gradient comes to a pixel from behind: the last tap first
+        return b + (taps.count - 1 - step / (taps.channels / 32)) * columns + column;
     }
 
     // Two tiles of a: a block of rows, a step.
     void tiles_of_a(int64_t m, int64_t step, bf16* to) const {
         const int64_t row = first_row(m), deep = depth - 32 * step;
-        const bf16* from = a_at(row, step);
         __m512i left[16], right[16];
         if (a_turned) {
-            pairs(from, a_stride, deep, rows - row, left, right);
+            pairs(a + row, a_stride, {32 * step}, deep, rows - row, left, right);
             transpose(left);
             transpose(right);
         } else {
-            load(from, a_stride, rows - row, deep, left);
-            load(from + 16 * a_stride, a_stride, rows - row - 16, deep, right);
+            const bf16* from = a + along_a(step);
+            load(from, a_stride, rows_of_a(row), computed() - row, deep, left);
+            load(from, a_stride, rows_of_a(row + 16), computed() - row - 16, deep, right);
         }
         store(left, to);
         store(right, to + TILE);
@@ -151,15 +199,16 @@ struct Product {
     // Two tiles of b: a step, a block of columns.
     void tiles_of_b(int64_t step, int64_t n, bf16* to) const {
         const int64_t deep = depth - 32 * step, wide = columns - 32 * n;
-        const bf16* from = b_at(step, 32 * n);
         __m512i left[16], right[16];
         if (b_turned) {
-            load(from, b_stride, wide, deep, left);
-            load(from + 16 * b_stride, b_stride, wide - 16, deep, right);
+            const bf16* from = b + 32 * step;
+            load(from, b_stride, {32 * n}, wide, deep, left);
+            load(from, b_stride, {32 * n + 16}, wide - 16, deep, right);
             transpose(left);
             transpose(right);
         } else {
-            pairs(from, b_stride, deep, wide, left, right);
+            const int64_t row = taps.where == Taps::OF_INPUT ? 32 * step % taps.channels : 32 * step;
+            pairs(b_at(step, 32 * n), b_stride, rows_of_b(row), deep, wide, left, right);
         }
         store(left, to);
         store(right, to + TILE);
@@ -184,7 +233,7 @@ struct Product {
         const int64_t row = first_row(m);
         for (int64_t step = from; step < to; step++, of_b += BLOCK) {
             const bf16* tiles = arranged ? arranged + (step - from) * BLOCK : 32 * step + 32 > depth ? last : nullptr;
-            const bf16* upper = tiles ? tiles : a_at(row, step);
+            const bf16* upper = tiles ? tiles : a + row * a_stride + along_a(step);
             const int64_t stride = tiles ? 32 : a_stride;
             _tile_loadd(4, upper, 2 * stride);
             _tile_loadd(5, upper + 16 * stride, 2 * stride);
@@ -203,18 +252,20 @@ struct Product {
 #else
     void add(int64_t m, int64_t from, int64_t to, const bf16* arranged, const bf16* last, const bf16* of_b, bool anew, float* sum) const {
         constexpr int ROWS = 8;  // at a time: their sums are half of the registers, enough for one not to wait for itself
-        const int64_t row = first_row(m);
+        Walk row = rows_of_a(first_row(m));
         for (int64_t down = 0; down < 32; down += ROWS, sum += 32 * ROWS) {
             __m512 left[ROWS], right[ROWS];
+            const bf16* in_memory[ROWS];
             for (int i = 0; i < ROWS; i++) {
                 left[i] = anew ? _mm512_setzero_ps() : _mm512_load_ps(sum + 32 * i);
                 right[i] = anew ? _mm512_setzero_ps() : _mm512_load_ps(sum + 32 * i + 16);
+                in_memory[i] = a + row.next() * a_stride;
             }
             const bf16* tiles_of_b = of_b;
             for (int64_t step = from; step < to; step++, tiles_of_b += BLOCK) {
                 const bf16* tiles = arranged ? arranged + (step - from) * BLOCK : 32 * step + 32 > depth ? last : nullptr;
-                const int64_t stride = tiles ? 32 : a_stride;
-                const bf16* upper = (tiles ? tiles : a_at(row, step)) + down * stride;
+                const bf16* rows_of_a[ROWS];
+                for (int i = 0; i < ROWS; i++) rows_of_a[i] = tiles ? tiles + 32 * (down + i) : in_memory[i] + along_a(step);
 #pragma GCC unroll 2
                 for (int k = 0; k < 32; k += 2) {
                     const __m512bh b_left = (__m512bh)_mm512_load_si512(tiles_of_b + 16 * k);
@@ -222,7 +273,7 @@ struct Product {
 #pragma GCC unroll 8
                     for (int i = 0; i < ROWS; i++) {
                         int32_t pair;
-                        std::memcpy(&pair, upper + i * stride + k, sizeof pair);
+                        std::memcpy(&pair, rows_of_a[i] + k, sizeof pair);
                         const __m512bh of_a = (__m512bh)_mm512_set1_epi32(pair);
                         left[i] = _mm512_dpbf16_ps(left[i], of_a, b_left);
                         right[i] = _mm512_dpbf16_ps(right[i], of_a, b_right);
@@ -240,7 +291,7 @@ struct Product {
     // A block's sum, with the bias, rounded.
     void write(int64_t m, int64_t n, const float* sum) const {
         alignas(64) float turned[BLOCK];
-        int64_t down = first_row(m), right = 32 * n, high = rows, wide = columns;
+        int64_t down = first_row(m), right = 32 * n, high = computed(), wide = columns;
         if (out_turned) {
             for (int i = 0; i < 4; i++) {
                 __m512i quarter[16];
@@ -258,8 +309,12 @@ struct Product {
             left = widened(mask, bias + right);
             beside = widened(mask >> 16, bias + right + 16);
         }
-        bf16* to = out + down * out_stride + right;
-        for (int64_t k = 0; k < std::min<int64_t>(32, high - down); k++, sum += 32, to += out_stride) {
+        int64_t row = some_ignored() ? taps.patches_before(down) : down;
+        Walk kept = some_ignored() ? taps.patches(row) : Walk{row};
+        for (int64_t k = down; k < std::min(down + 32, high); k++, sum += 32) {
+            if (k != kept.pixel) continue;
+            kept.next();
+            bf16* to = out + row++ * out_stride + right;
             const __m512 low = _mm512_add_ps(_mm512_load_ps(sum), left), up = _mm512_add_ps(_mm512_load_ps(sum + 16), beside);
             _mm512_mask_storeu_epi16(to, mask, (__m512i)_mm512_cvtne2ps_pbh(up, low));
         }
@@ -270,7 +325,7 @@ struct Product {
 inline void share_out_blocks(const Product& p, int64_t thread, int64_t threads, Scratch scratch[3]) {
     const int64_t steps = p.steps();
     // Each thread rearranges all that its share has of the other operand. By rows the result is written as it lies in memory.
-    const bool by_rows = p.row_blocks() > p.column_blocks() || (p.row_blocks() >= threads && p.rows >= 8 * p.depth);
+    const bool by_rows = p.row_blocks() > p.column_blocks() || (p.row_blocks() >= threads && p.computed() >= 8 * p.depth);
     int64_t m_from = 0, m_to = p.row_blocks(), n_from = 0, n_to = p.column_blocks();
     int64_t &from = by_rows ? m_from : n_from, &to = by_rows ? m_to : n_to;
     from = to * thread / threads;

@@ -7,6 +7,7 @@ what it needs is looked up and arranged anew each time.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from torch._inductor.utils import parallel_num_threads
 
 from agents.operators import own_products
 from agents.stacks import STACK
-from agents.taps import places
+from agents.taps import last_place
 
 HEADERS = [Path(__file__).with_name(name) for name in ("vectors.h", "products.h")]
 STACKS_HEADER = Path(__file__).with_name("stacks.h")
@@ -84,36 +85,40 @@ def _teach_taps() -> None:
         layout = ir.FixedLayout(nodes[0].get_device(), nodes[0].get_dtype(), size)
         return _made(ProductTemplate(nodes, layout, False, fields))
 
-    def taps(where: str, count: int, wide: int, width: int, channels: int) -> str:
-        return f"{{{count}, {wide}, {width * channels}, {channels}, {channels}, playmeter::Taps::{where}}}"
+    def taps(where: str, channels: int, images: list[int], weight: list[int]) -> str:
+        (_, height, width, _), (_, down, right, _) = images, weight
+        return f"{{{down * right}, {right}, {channels}, {height}, {width}, playmeter::Taps::{where}}}"
 
     operators = torch.ops.playmeter
 
     @lowering.register_lowering(operators.taps_output.default, type_promotion_kind=None)
-    def _(x: Any, weight: Any, bias: Any, width: int, wide: int) -> Any:
-        (pixels, channels), (outputs, count, _) = map(_sizes, (x, weight))
-        sizes = pixels - places(count, wide, width)[-1], outputs, count * channels
-        lie = channels, count * channels, outputs, False, True, False
-        moved = taps("OF_OUTPUT", count, wide, width, channels)
-        return made(contiguous(x, weight, bias), [pixels, outputs], (*sizes, *lie, moved))
+    def _(x: Any, weight: Any, bias: Any) -> Any:
+        images, (outputs, down, right, channels) = map(_sizes, (x, weight))
+        batch, high, wide = images[0], images[1] - down + 1, images[2] - right + 1
+        depth = down * right * channels
+        lie = channels, depth, outputs, False, True, False
+        moved = taps("OF_OUTPUT", channels, images, _sizes(weight))
+        nodes = contiguous(x, weight, bias)
+        return made(nodes, [batch, high, wide, outputs], (batch * high * wide, outputs, depth, *lie, moved))
 
     @lowering.register_lowering(operators.taps_input.default, type_promotion_kind=None)
-    def _(gradient: Any, weight: Any, width: int, wide: int) -> Any:
-        (rows, outputs), (_, count, channels) = map(_sizes, (gradient, weight))
-        pixels = rows - places(count, wide, width)[-1]
+    def _(behind: Any, weight: Any, height: int, width: int) -> Any:
+        rows, (outputs, down, right, channels) = _sizes(behind)[0], _sizes(weight)
+        pixels, count = rows - last_place(_sizes(weight), width), down * right
+        images = [pixels // (height * width), height, width, channels]
         lie = outputs, count * channels, channels, False, False, False
-        moved = taps("OF_INPUT", count, wide, width, outputs)
-        return made(contiguous(gradient, weight), [pixels, channels], (pixels, channels, count * outputs, *lie, moved))
+        moved = taps("OF_INPUT", outputs, images, _sizes(weight))
+        return made(contiguous(behind, weight), images, (pixels, channels, count * outputs, *lie, moved))
 
     @lowering.register_lowering(operators.taps_weights.default, type_promotion_kind=None)
-    def _(gradient: Any, x: Any, width: int, wide: int, count: int) -> Any:
-        (rows, outputs), (pixels, channels) = map(_sizes, (gradient, x))
-        before = rows - pixels
-        lie = outputs, channels, count * channels, True, False, False
-        moved = taps("OF_WEIGHTS", count, wide, width, channels)
-        own = lowering.lowerings[torch.ops.aten.slice.Tensor](gradient, 0, before, rows)
-        size = [outputs, count, channels]
-        return made(contiguous(own, x), size, (outputs, count * channels, pixels - before, *lie, moved))
+    def _(gradient: Any, x: Any) -> Any:
+        (batch, high, wide, outputs), images = map(_sizes, (gradient, x))
+        channels = images[3]
+        weight = [outputs, images[1] - high + 1, images[2] - wide + 1, channels]
+        across = math.prod(weight[1:])
+        lie = outputs, channels, across, True, False, False
+        moved = taps("OF_WEIGHTS", channels, images, weight)
+        return made(contiguous(gradient, x), weight, (outputs, across, batch * high * wide, *lie, moved))
 
 
 def _teach_stacks() -> None:

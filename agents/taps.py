@@ -1,9 +1,9 @@
 """A convolution of stride 1 as products of the pixels where they lie: for bfloat16 on a CPU with AMX or AVX512-BF16, in compiled code.
 
-As one product over patches every pixel is written once for each patch that it is in, and read again. Here each tap of the kernel is a product of all
-pixels, moved by the tap's place, with its weights; what is computed for pixels whose patch leaves the image is to be ignored.
+As one product over patches every pixel is written once for each patch that it is in, and read again. Here each tap of the kernel is a product of
+the pixels with a whole patch, moved by the tap's place, with its weights.
 
-Images are [P, C], the pixels of all of them end to end; weights [N, T, C], of T taps in rows of ``taps_wide``.
+Images are [B, H, W, C], weights [N, h, w, C], what comes of them [B, H - h + 1, W - w + 1, N].
 """
 
 from __future__ import annotations
@@ -18,59 +18,61 @@ CHANNELS = 32
 """What the channels of a pixel, before and after, have to be a multiple of."""
 
 
-def places(taps: int, taps_wide: int, width: int) -> list[int]:
-    """How many pixels behind the first each tap lies, in images so wide."""
-    return [tap // taps_wide * width + tap % taps_wide for tap in range(taps)]
-
-
-def convolution(x: Tensor, weight: Tensor, bias: Tensor, width: int, taps_wide: int) -> Tensor:
-    """[P, N]; anything where a patch leaves its image. All bfloat16. Its gradients have none themselves."""
-    return _Convolution.apply(x, weight, bias, width, taps_wide)  # type: ignore[no-any-return,no-untyped-call]
+def convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """All bfloat16, ``bias`` [N]. Its gradients have none themselves."""
+    return _Convolution.apply(x, weight, bias)  # type: ignore[no-any-return,no-untyped-call]
 
 
 @torch.library.custom_op("playmeter::taps_output", mutates_args=())
-def taps_output(x: Tensor, weight: Tensor, bias: Tensor, width: int, taps_wide: int) -> Tensor:
-    """[P, N]."""
-    behind = places(weight.shape[1], taps_wide, width)
-    whole = len(x) - behind[-1]
-    out = bias.float().repeat(len(x), 1)
-    for tap, place in enumerate(behind):
-        out[:whole] += x[place : place + whole].float() @ weight[:, tap].float().t()
-    return out.to(x.dtype)
+def taps_output(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    down, right = weight.shape[1:3]
+    patches = x.float().unfold(1, down, 1).unfold(2, right, 1)  # [B, H', W', C, h, w]
+    return (torch.einsum("byxchw,nhwc->byxn", patches, weight.float()) + bias.float()).to(x.dtype)
 
 
 @torch.library.custom_op("playmeter::taps_input", mutates_args=())
-def taps_input(gradient: Tensor, weight: Tensor, width: int, taps_wide: int) -> Tensor:
-    """The gradient [P, C] of x, of that of the output with zeros before it, as many as the last tap lies behind the first: [zeros + P, N]."""
-    behind = places(weight.shape[1], taps_wide, width)
-    pixels = len(gradient) - behind[-1]
-    rows = (gradient[behind[-1] - place :][:pixels].float() @ weight[:, tap].float() for tap, place in enumerate(behind))
-    return torch.stack(list(rows)).sum(0).to(gradient.dtype)
+def taps_input(behind: Tensor, weight: Tensor, height: int, width: int) -> Tensor:
+    """The gradient of x, [B, ``height``, ``width``, C], of that of the output for all pixels, zero where a patch is not whole: [K + B H W, N], K zeros
+    before them, as many as the last tap lies behind the first."""
+    _, high, wide, channels = weight.shape
+    pixels = len(behind) - last_place(weight.shape, width)
+    rows = []
+    for down in range(high):
+        for right in range(wide):
+            before = (high - 1 - down) * width + wide - 1 - right
+            rows.append(behind[before : before + pixels].float() @ weight[:, down, right].float())
+    return torch.stack(rows).sum(0).to(behind.dtype).view(-1, height, width, channels)
 
 
 @torch.library.custom_op("playmeter::taps_weights", mutates_args=())
-def taps_weights(gradient: Tensor, x: Tensor, width: int, taps_wide: int, taps: int) -> Tensor:
-    """The gradient [N, T, C] of the weights; ``gradient`` as for ``taps_input``."""
-    behind = places(taps, taps_wide, width)
-    whole = len(x) - behind[-1]
-    own = gradient[behind[-1] :][:whole].float().t()
-    return torch.stack([own @ x[place : place + whole].float() for place in behind], 1).to(x.dtype)
+def taps_weights(gradient: Tensor, x: Tensor) -> Tensor:
+    """The gradient of the weights."""
+    down, right = (of_x - of_output + 1 for of_x, of_output in zip(x.shape[1:3], gradient.shape[1:3], strict=True))
+    patches = x.float().unfold(1, down, 1).unfold(2, right, 1)  # [B, H', W', C, h, w]
+    return torch.einsum("byxn,byxchw->nhwc", gradient.float(), patches).to(x.dtype)
+
+
+def last_place(weight: Any, width: int) -> int:
+    """How many pixels the last tap of weights of this shape lies behind the first, in images so wide."""
+    return int((weight[1] - 1) * width + weight[2] - 1)
 
 
 @taps_output.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor, width: int, taps_wide: int) -> Tensor:
-    return x.new_empty(len(x), len(weight))
+def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    (batch, height, width, _), (outputs, down, right, _) = x.shape, weight.shape
+    return x.new_empty(batch, height - down + 1, width - right + 1, outputs)
 
 
 @taps_input.register_fake
-def _(gradient: Tensor, weight: Tensor, width: int, taps_wide: int) -> Tensor:
-    pixels = len(gradient) - places(weight.shape[1], taps_wide, width)[-1]
-    return gradient.new_empty(pixels, weight.shape[2])
+def _(behind: Tensor, weight: Tensor, height: int, width: int) -> Tensor:
+    pixels = len(behind) - last_place(weight.shape, width)
+    return behind.new_empty(pixels // (height * width), height, width, weight.shape[3])
 
 
 @taps_weights.register_fake
-def _(gradient: Tensor, x: Tensor, width: int, taps_wide: int, taps: int) -> Tensor:
-    return x.new_empty(gradient.shape[1], taps, x.shape[1])
+def _(gradient: Tensor, x: Tensor) -> Tensor:
+    (_, high, wide, outputs), (_, height, width, channels) = gradient.shape, x.shape
+    return x.new_empty(outputs, height - high + 1, width - wide + 1, channels)
 
 
 def _one_by_one(operator: Any) -> None:
@@ -91,21 +93,24 @@ class _Convolution(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor, width: int, taps_wide: int) -> Tensor:
-        return taps_output(x, weight, bias, width, taps_wide)
+    def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return taps_output(x, weight, bias)
 
     @staticmethod
     def setup_context(ctx: FunctionCtx, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, weight, _, width, taps_wide = inputs
-        ctx.save_for_backward(x, weight)
-        ctx.width, ctx.taps_wide = width, taps_wide  # type: ignore[attr-defined]
+        ctx.save_for_backward(*inputs[:2])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         # an operator of our own has no gradient, and under torch.func would ask for one
         x, weight, gradient = (tensor.detach() for tensor in (*ctx.saved_tensors, gradient))
-        behind = places(weight.shape[1], ctx.taps_wide, ctx.width)
-        padded = nn.functional.pad(gradient, (0, 0, behind[-1], 0))
-        of_x = taps_input(padded, weight, ctx.width, ctx.taps_wide) if ctx.needs_input_grad[0] else None
-        of_weight = taps_weights(padded, x, ctx.width, ctx.taps_wide, weight.shape[1])
-        return of_x, of_weight, gradient.sum(0), None, None
+        of_x = _gradient_of_input(gradient, weight) if ctx.needs_input_grad[0] else None
+        return of_x, taps_weights(gradient, x), gradient.sum((0, 1, 2))
+
+
+def _gradient_of_input(gradient: Tensor, weight: Tensor) -> Tensor:
+    (_, high, wide, _), (_, down, right, _) = gradient.shape, weight.shape
+    height, width = high + down - 1, wide + right - 1
+    for_all = nn.functional.pad(gradient, (0, 0, 0, right - 1, 0, down - 1)).flatten(0, 2)
+    behind = nn.functional.pad(for_all, (0, 0, last_place(weight.shape, width), 0))
+    return taps_input(behind, weight, height, width)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,6 @@ from torch._inductor.utils import fresh_cache
 
 from agents.compiler import compiled, teach_products
 from agents.operators import own_float_products, own_products
-from agents.taps import places
 from tests.agents.native import guarded, library, pointer
 
 teach_products()
@@ -33,19 +33,22 @@ extern "C" void call(const uint16_t* a, const uint16_t* b, const uint16_t* bias,
     playmeter::product(p, threads);
 }
 """
+AMX_IN_SOFTWARE = Path(__file__).with_name("amx_in_software.h")
 Call = Callable[..., None]
 
 
-@pytest.fixture(scope="module", params=["AMX", "AVX512-BF16"])
+@pytest.fixture(scope="module", params=["AMX", "AMX in software", "AVX512-BF16"])
 def call(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Call:
     """``playmeter::product`` of matrices: beside those that are ``guarded`` one number more would be a crash."""
+    instructions, _, in_software = request.param.partition(" ")
     if request.param == "AMX" != own_products():
         pytest.skip("this CPU has no AMX, or compiled code here no products of its own by it")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(products, "own_products", lambda: request.param)
+        patch.setattr(products, "own_products", lambda: instructions)
         header = products.products_header()
-    assert header.startswith("#define PLAYMETER_AMX") == (request.param == "AMX")
-    lib = library(tmp_path_factory.mktemp("products"), header + CALL)
+    assert header.startswith("#define PLAYMETER_AMX") == (instructions == "AMX")
+    before = AMX_IN_SOFTWARE.read_text() if in_software else ""
+    lib = library(tmp_path_factory.mktemp("products"), before + header + CALL)
 
     def product(a: Tensor, b: Tensor, bias: Tensor | None, out: Tensor, numbers: list[int], threads: int) -> None:
         assert len(numbers) == 15
@@ -96,7 +99,7 @@ def test_the_product_is_that_of_float64(
     out = guarded(torch.full((columns, rows) if out_turned else (rows, columns), torch.nan).bfloat16(), at_its_end)
     strides = [matrix.stride(0) for matrix in (*in_memory, out)]
     own_bias = None if bias is None else guarded(bias, at_its_end)
-    call(*in_memory, own_bias, out, [rows, columns, depth, *strides, *turned, 1, 1, 0, 0, 0, 0], threads)
+    call(*in_memory, own_bias, out, [rows, columns, depth, *strides, *turned, 1, 1, 0, 1, 1, 0], threads)
     added = None if bias is None else bias[:, None] if out_turned else bias
     assert_product(out.t() if out_turned else out, a, b, added)
 
@@ -105,52 +108,43 @@ def test_numbers_beside_a_result_stay(call: Call) -> None:
     """Of rows further apart than they are long: what lies between them is another's."""
     a, b = torch.randn(70, 50).bfloat16(), torch.randn(50, 40).bfloat16()
     out = torch.full((70, 48), 7.0).bfloat16()
-    call(a, b, None, out, [70, 40, 50, 50, 40, 48, 0, 0, 0, 1, 1, 0, 0, 0, 0], 2)
+    call(a, b, None, out, [70, 40, 50, 50, 40, 48, 0, 0, 0, 1, 1, 0, 1, 1, 0], 2)
     assert_product(out[:, :40], a, b)
     assert (out[:, 40:] == 7).all()
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("at_its_end", [True, False])
-@pytest.mark.parametrize("pixels", [20, 100, 3000])
-def test_taps_read_no_pixel_beyond_the_images(call: Call, pixels: int, at_its_end: bool, threads: int) -> None:
-    width, wide, high, channels, outputs = 9, 3, 2, 64, 32
-    behind = places(high * wide, wide, width)
+@pytest.mark.parametrize("images", [(1, 4, 5), (3, 5, 9), (40, 9, 9), (7, 2, 3), (2, 21, 30)], ids=str)
+def test_taps_touch_what_is_theirs_alone(call: Call, images: tuple[int, int, int], at_its_end: bool, threads: int) -> None:
+    (batch, height, width), down, right, channels, outputs = images, 2, 3, 64, 32
+    high, wide, count = height - down + 1, width - right + 1, down * right
+    rows, pixels, depth, last = batch * high * wide, batch * height * width, count * channels, (down - 1) * width + right - 1
 
     def guard(x: Tensor) -> Tensor:
         return guarded(x.bfloat16(), at_its_end)
 
-    x, weight = guard(torch.randn(pixels, channels)), guard(torch.randn(outputs, len(behind), channels))
-    bias = guard(torch.randn(outputs))
-    whole, last = pixels - behind[-1], behind[-1]
-    gradient = torch.cat([torch.zeros(last, outputs), torch.randn(whole, outputs), torch.zeros(last, outputs)])
-    gradient = guard(gradient)
-    across = len(behind) * channels
-
     def taps(where: int, channels: int) -> list[int]:
-        return [len(behind), wide, width * channels, channels, channels, where]
+        return [count, right, channels, height, width, where]
 
-    out = guard(torch.full((whole, outputs), torch.nan))
-    call(x, weight, bias, out, [whole, outputs, across, channels, across, outputs, 0, 1, 0, *taps(2, channels)], threads)
-    patches = torch.cat([x[place : place + whole] for place in behind], 1)
-    assert_product(out, patches, weight.view(outputs, -1).t(), bias)
+    x, weight, bias = guard(torch.randn(*images, channels)), guard(torch.randn(outputs, depth)), guard(torch.randn(outputs))
+    patches = x.unfold(1, down, 1).unfold(2, right, 1).permute(0, 1, 2, 4, 5, 3).reshape(rows, depth)
+    out = guard(torch.full((rows, outputs), torch.nan))
+    call(x, weight, bias, out, [rows, outputs, depth, channels, depth, outputs, 0, 1, 0, *taps(2, channels)], threads)
+    assert_product(out, patches, weight.t(), bias)
 
+    gradient, of_weight = guard(torch.randn(rows, outputs)), guard(torch.full((outputs, depth), torch.nan))
+    call(gradient, x, None, of_weight, [outputs, depth, rows, outputs, channels, depth, 1, 0, 0, *taps(3, channels)], threads)
+    assert_product(of_weight, gradient.t(), patches)
+
+    for_all = torch.nn.functional.pad(gradient.view(batch, high, wide, outputs), (0, 0, 0, right - 1, 0, down - 1))
+    behind = guard(torch.cat([torch.zeros(last, outputs), for_all.view(pixels, outputs)]))
     of_x = guard(torch.full((pixels, channels), torch.nan))
-    call(
-        gradient,
-        weight,
-        None,
-        of_x,
-        [pixels, channels, len(behind) * outputs, outputs, across, channels, 0, 0, 0, *taps(1, outputs)],
-        threads,
-    )
-    reached = torch.cat([gradient[last - place :][:pixels] for place in behind], 1)
-    assert_product(of_x, reached, weight.permute(1, 0, 2).reshape(-1, channels))
-
-    of_weight = guard(torch.full((outputs, across), torch.nan))
-    own = gradient[last:]
-    call(own, x, None, of_weight, [outputs, across, whole, outputs, channels, across, 1, 0, 0, *taps(3, channels)], threads)
-    assert_product(of_weight, own[:whole].t(), patches)
+    sizes = [pixels, channels, count * outputs, outputs, depth, channels]
+    call(behind, weight, None, of_x, [*sizes, 0, 0, 0, *taps(1, outputs)], threads)
+    places = [row * width + column for row in range(down) for column in range(right)]
+    reached = torch.cat([behind[last - place :][:pixels] for place in places], 1)
+    assert_product(of_x, reached, weight.view(outputs, count, channels).permute(1, 0, 2).reshape(-1, channels))
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -226,5 +220,5 @@ def test_uneven_numbers_are_rounded_to_the_nearest(call: Call) -> None:
     low = (values - high.float()).bfloat16()
     a = torch.stack([high, low], 1)
     out = torch.empty(512, 1).bfloat16()
-    call(a, torch.ones(2, 1).bfloat16(), None, out, [512, 1, 2, 2, 1, 1, 0, 0, 0, 1, 1, 0, 0, 0, 0], 1)
+    call(a, torch.ones(2, 1).bfloat16(), None, out, [512, 1, 2, 2, 1, 1, 0, 0, 0, 1, 1, 0, 1, 1, 0], 1)
     assert torch.equal(out[:, 0], values.bfloat16())
