@@ -30,8 +30,6 @@ constexpr int64_t PANEL_STEPS = 128;         // so many steps of 32 of the secon
 constexpr int64_t SLICE_STEPS = 16;          // the same where threads share out the depth
 
 #ifdef PLAYMETER_AMX
-constexpr bool EVENLY = true;  // whether rows of an operand in place have to lie evenly apart
-
 // Eight tiles of 16 rows. In memory before main: the instruction that reads it tells the compiler of its first eight bytes only.
 struct alignas(64) TileConfig {
     uint8_t palette = 1, start_row = 0, reserved[14] = {};
@@ -39,8 +37,6 @@ struct alignas(64) TileConfig {
     uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
 inline constexpr TileConfig TILE_CONFIG{};
-#else
-constexpr bool EVENLY = false;
 #endif
 
 // The first `count` of 32 numbers.
@@ -48,75 +44,25 @@ inline __mmask32 first(int64_t count) {
     return count >= 32 ? 0xffffffffu : count <= 0 ? 0u : (1u << count) - 1;
 }
 
-// The numbers of successive pixels, or of those alone that have a whole patch.
-struct Walk {
-    int64_t pixel, x = 0, y = 0;
-    int64_t across = INT64_MAX, high = INT64_MAX;  // pixels with a whole patch in a row of an image, and such rows
-    int64_t right = 0, down = 0;                   // pixels to skip behind them, and behind the last such row
-
-    int64_t next() {
-        const int64_t here = pixel++;
-        if (++x == across) {
-            x = 0;
-            pixel += right;
-            if (++y == high) {
-                y = 0;
-                pixel += down;
-            }
-        }
-        return here;
-    }
-};
-
-// How a convolution of stride 1 over images [height, width, channels] is a product of their pixels end to end: of those with a whole
-// patch with the weights of each tap, moved by the tap's place.
-struct Taps {
-    int64_t count = 1, wide = 1;  // taps, and those side by side
-    int64_t channels = 0;         // a multiple of 32: numbers of the depth, or columns, that belong to a tap
-    int64_t height = 1, width = 1;
-    enum Where { NOWHERE, OF_INPUT, OF_OUTPUT, OF_WEIGHTS } where = NOWHERE;  // what is computed: see `Product`
-
-    int64_t high() const { return height - count / wide + 1; }
-    int64_t across() const { return width - wide + 1; }
-
-    // Numbers from a pixel to that of a tap of its patch.
-    int64_t at(int64_t tap) const { return (tap / wide * width + tap % wide) * channels; }
-
-    // So many pixels with a whole patch are before one.
-    int64_t patches_before(int64_t pixel) const {
-        const int64_t row = pixel / width, image = row / height, y = std::min(row % height, high());
-        return (image * high() + y) * across() + (y < high() ? std::min(pixel % width, across()) : 0);
-    }
-
-    // Over the pixels with a whole patch, from the one on that so many are before.
-    Walk patches(int64_t first) const {
-        const int64_t y = first / across(), image = y / high();
-        const int64_t pixel = (image * height + y % high()) * width + first % across();
-        return {pixel, first % across(), y % high(), across(), high(), width - across(), (height - high()) * width};
-    }
-};
-
-// 32 rows of 32 numbers as pairs of rows: of the first 16 columns, and of the others. `row` walks over where they lie, in strides.
-// Beyond `rows` and `columns` there are zeros.
-inline void pairs(
-    const bf16* from, int64_t stride, Walk row, int64_t rows, int64_t columns, __m512i left[16], __m512i right[16]) {
+// 32 rows of 32 numbers as pairs of rows: of the first 16 columns, and of the others. Beyond `rows` and `columns` there are zeros.
+inline void pairs(const bf16* from, int64_t stride, int64_t rows, int64_t columns, __m512i left[16], __m512i right[16]) {
     alignas(64) static const uint16_t LEFT[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
                                                   8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
     const __m512i to_left = _mm512_load_si512(LEFT), to_right = _mm512_add_epi16(to_left, _mm512_set1_epi16(16));
     const __mmask32 mask = first(columns);
     for (int i = 0; i < 16; i++) {
         const __m512i zero = _mm512_setzero_si512();
-        const __m512i even = 2 * i < rows ? _mm512_maskz_loadu_epi16(mask, from + row.next() * stride) : zero;
-        const __m512i odd = 2 * i + 1 < rows ? _mm512_maskz_loadu_epi16(mask, from + row.next() * stride) : zero;
+        const __m512i even = 2 * i < rows ? _mm512_maskz_loadu_epi16(mask, from + 2 * i * stride) : zero;
+        const __m512i odd = 2 * i + 1 < rows ? _mm512_maskz_loadu_epi16(mask, from + (2 * i + 1) * stride) : zero;
         left[i] = _mm512_permutex2var_epi16(even, to_left, odd);
         right[i] = _mm512_permutex2var_epi16(even, to_right, odd);
     }
 }
 
 // 16 rows of 32 numbers, as for `pairs`.
-inline void load(const bf16* from, int64_t stride, Walk row, int64_t rows, int64_t columns, __m512i to[16]) {
+inline void load(const bf16* from, int64_t stride, int64_t rows, int64_t columns, __m512i to[16]) {
     for (int i = 0; i < 16; i++) {
-        to[i] = i < rows ? _mm512_maskz_loadu_epi16(first(columns), from + row.next() * stride) : _mm512_setzero_si512();
+        to[i] = i < rows ? _mm512_maskz_loadu_epi16(first(columns), from + i * stride) : _mm512_setzero_si512();
     }
 }
 
@@ -128,12 +74,101 @@ inline __m512 widened(__mmask16 mask, const bf16* from) {
     return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from)), 16);
 }
 
+// A step of the sum of a block: 32 rows of 32 numbers of a, `stride` apart, by two tiles of b.
+struct Step {
+    const bf16* a;
+    int64_t stride;
+    const bf16* b;
+};
+
+// Steps added to the sum of a block, or to one begun anew: to the first `rows` of its rows at least.
+#ifdef PLAYMETER_AMX
+inline void add(const Step* step, int64_t steps, int64_t rows, bool anew, float* sum) {
+    asm volatile("" ::: "memory");  // tiles are loaded from memory without the compiler's knowledge
+    if (anew) {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    } else {
+        _tile_loadd(0, sum, 128);
+        _tile_loadd(1, sum + 16, 128);
+        _tile_loadd(2, sum + 512, 128);
+        _tile_loadd(3, sum + 528, 128);
+    }
+    for (const Step* end = step + steps; step < end; step++) {
+        _tile_loadd(4, step->a, 2 * step->stride);
+        _tile_loadd(5, step->a + 16 * step->stride, 2 * step->stride);
+        _tile_loadd(6, step->b, 64);
+        _tile_loadd(7, step->b + TILE, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+    }
+    _tile_stored(0, sum, 128);
+    _tile_stored(1, sum + 16, 128);
+    _tile_stored(2, sum + 512, 128);
+    _tile_stored(3, sum + 528, 128);
+}
+#else
+inline void add(const Step* step, int64_t steps, int64_t rows, bool anew, float* sum) {
+    constexpr int ROWS = 8;  // at a time: their sums are half of the registers, enough for one not to wait for itself
+    for (int64_t down = 0; down < rows; down += ROWS, sum += 32 * ROWS) {
+        __m512 left[ROWS], right[ROWS];
+        for (int i = 0; i < ROWS; i++) {
+            left[i] = anew ? _mm512_setzero_ps() : _mm512_load_ps(sum + 32 * i);
+            right[i] = anew ? _mm512_setzero_ps() : _mm512_load_ps(sum + 32 * i + 16);
+        }
+        for (const Step* each = step; each < step + steps; each++) {
+            const bf16* a[ROWS];
+            for (int i = 0; i < ROWS; i++) a[i] = each->a + (down + i) * each->stride;
+#pragma GCC unroll 2
+            for (int k = 0; k < 32; k += 2) {
+                const __m512bh b_left = (__m512bh)_mm512_load_si512(each->b + 16 * k);
+                const __m512bh b_right = (__m512bh)_mm512_load_si512(each->b + TILE + 16 * k);
+#pragma GCC unroll 8
+                for (int i = 0; i < ROWS; i++) {
+                    int32_t pair;
+                    std::memcpy(&pair, a[i] + k, sizeof pair);
+                    const __m512bh of_a = (__m512bh)_mm512_set1_epi32(pair);
+                    left[i] = _mm512_dpbf16_ps(left[i], of_a, b_left);
+                    right[i] = _mm512_dpbf16_ps(right[i], of_a, b_right);
+                }
+            }
+        }
+        for (int i = 0; i < ROWS; i++) {
+            _mm512_store_ps(sum + 32 * i, left[i]);
+            _mm512_store_ps(sum + 32 * i + 16, right[i]);
+        }
+    }
+}
+#endif
+
+// How a convolution of stride 1 over images [height, width, .] is products: at every place of the output one of the images, whose pixels
+// at a place are a matrix with rows an image apart, for each tap, with its weights.
+struct Taps {
+    int64_t count = 1, wide = 1;    // taps, and those side by side
+    int64_t channels = 0;           // a multiple of 32: numbers of a pixel, of the operand that is not weights
+    int64_t height = 1, width = 1;  // of the images of the input
+    enum Where { NOWHERE, OF_INPUT, OF_OUTPUT, OF_WEIGHTS } where = NOWHERE;  // what is computed: see `Product`
+
+    int64_t high() const { return height - count / wide + 1; }
+    int64_t across() const { return width - wide + 1; }
+    int64_t places() const { return high() * across(); }
+    // Between the place of the input under a tap and that under the first.
+    int64_t behind(int64_t tap) const { return tap / wide * width + tap % wide; }
+    // The place of the input under the first tap of a place of the output.
+    int64_t under(int64_t place) const { return place / across() * width + place % across(); }
+};
+
 // out [rows, columns] = a [rows, depth] b [depth, columns] + bias, whose numbers are those of out's rows in memory.
 // An operand that is `turned` lies in memory as its transpose. Strides are those of rows in memory, in numbers.
 //
-// With taps: OF_OUTPUT, a is pixels and b turned, weights [columns, taps, channels], and a row of out for every whole patch. OF_WEIGHTS,
-// a is turned, gradients of such rows, and b pixels, out [rows, taps, channels]. OF_INPUT, a is gradients of rows for all pixels, zero
-// where a patch is not whole, that many zeros before them as the last tap lies behind the first, and b weights [channels, taps, columns].
+// With taps rows in memory are images, as many as `rows` or, OF_WEIGHTS, `images`; what is written here of a row is of one place of it:
+//   OF_OUTPUT   out [images, places, columns] of a, the input, and b turned, weights [columns, taps, channels].
+//   OF_INPUT    out [images, height width, columns] of a, gradients of an output, and b, weights [channels, taps, columns].
+//   OF_WEIGHTS  out [rows, taps, channels] of a turned, gradients of an output [images, places, rows], and b, the input.
 struct Product {
     const bf16 *a, *b, *bias;
     bf16* out;
@@ -142,156 +177,111 @@ struct Product {
     bool a_turned, b_turned, out_turned;
     Taps taps;
 
-    // Whether rows of out are those of whole patches, and rows are computed for all pixels.
-    bool some_ignored() const { return EVENLY && taps.where == Taps::OF_OUTPUT; }
+    int64_t images() const { return taps.where == Taps::OF_WEIGHTS ? depth / taps.places() : 0; }
+    // Steps of the depth at one place of the output.
+    int64_t steps_a_place() const { return taps.where == Taps::OF_WEIGHTS ? (images() + 31) / 32 : 1; }
+    int64_t steps() const { return taps.where == Taps::OF_WEIGHTS ? taps.places() * steps_a_place() : (depth + 31) / 32; }
 
-    int64_t computed() const { return some_ignored() ? taps.patches(rows - 1).pixel + 1 : rows; }
-
-    int64_t steps() const { return (depth + 31) / 32; }
-    int64_t row_blocks() const { return (computed() + 31) / 32; }
+    // Blocks of rows: first those of the first place.
+    int64_t places() const {
+        return taps.where == Taps::OF_OUTPUT ? taps.places() : taps.where == Taps::OF_INPUT ? taps.height * taps.width : 1;
+    }
+    int64_t blocks_a_place() const { return (rows + 31) / 32; }
+    int64_t row_blocks() const { return places() * blocks_a_place(); }
     int64_t column_blocks() const { return (columns + 31) / 32; }
 
     // Whether a's tiles are read where they lie.
-    bool in_place() const { return !a_turned && computed() >= 32; }
+    bool in_place() const { return !a_turned && rows >= 32; }
 
     // In place, a last block that is not whole is one of 32 rows that begins earlier: some are computed twice, and written with the
     // same bits, by two threads perhaps.
-    int64_t first_row(int64_t m) const { return in_place() ? std::min(32 * m, computed() - 32) : 32 * m; }
-
-    // Where the rows of a lie that are computed, and those of b, in units of their strides.
-    Walk rows_of_a(int64_t row) const {
-        return taps.where == Taps::OF_OUTPUT && !some_ignored() ? taps.patches(row) : Walk{row};
+    int64_t first_row(int64_t m) const {
+        const int64_t row = 32 * (m % blocks_a_place());
+        return in_place() ? std::min(row, rows - 32) : row;
     }
-    Walk rows_of_b(int64_t row) const { return taps.where == Taps::OF_WEIGHTS ? taps.patches(row) : Walk{row}; }
+    int64_t rows_of(int64_t m) const { return std::min<int64_t>(32, rows - first_row(m)); }
 
-    // Numbers of a step of a row of a, which does not lie turned, from that row's begin on.
-    int64_t along_a(int64_t step) const {
-        if (taps.where != Taps::OF_OUTPUT && taps.where != Taps::OF_INPUT) return 32 * step;
-        const int64_t steps = taps.channels / 32;
-        return taps.at(step / steps) + 32 * (step % steps);
+    // For each step that something is added in: its number, and where its numbers of the first of a's rows are. How many.
+    int64_t steps_of(int64_t m, int64_t from, int64_t to, int64_t number[], int64_t at[]) const {
+        int64_t count = 0;
+        if (taps.where != Taps::OF_OUTPUT && taps.where != Taps::OF_INPUT) {
+            for (int64_t step = from; step < to; step++, count++) {
+                number[count] = step;
+                at[count] = 32 * step;
+            }
+            return count;
+        }
+        const bool of_output = taps.where == Taps::OF_OUTPUT;
+        const int64_t across = of_output ? taps.across() : taps.width, place = m / blocks_a_place();
+        const int64_t y = place / across, x = place % across, steps_a_tap = taps.channels / 32;
+        int64_t down = from / steps_a_tap / taps.wide, right = from / steps_a_tap % taps.wide, of_tap = from % steps_a_tap;
+        for (int64_t step = from; step < to; step++) {
+            const int64_t up = y - down, left = x - right;  // of the output that the tap would have this input under it for
+            if (of_output || (up >= 0 && up < taps.high() && left >= 0 && left < taps.across())) {
+                const int64_t pixel = of_output ? (y + down) * taps.width + x + right : up * taps.across() + left;
+                number[count] = step;
+                at[count++] = pixel * taps.channels + 32 * of_tap;
+            }
+            if (++of_tap < steps_a_tap) continue;
+            of_tap = 0;
+            if (++right < taps.wide) continue;
+            right = 0;
+            down++;
+        }
+        return count;
     }
 
-    // The numbers of a column of b, which does not lie turned, from its first row on; with taps OF_INPUT, of those rows that are a step's.
-    const bf16* b_at(int64_t step, int64_t column) const {
-        if (taps.where == Taps::OF_WEIGHTS) return b + taps.at(column / taps.channels) + column % taps.channels;
-        if (taps.where != Taps::OF_INPUT) return b + column;
-        // the gradient comes to a pixel from behind: the last tap first
-        return b + (taps.count - 1 - step / (taps.channels / 32)) * columns + column;
-    }
-
-    // Two tiles of a: a block of rows, a step.
-    void tiles_of_a(int64_t m, int64_t step, bf16* to) const {
-        const int64_t row = first_row(m), deep = depth - 32 * step;
+    // Two tiles of a: a block of rows, a step; `at` of `steps_of`, where it does not lie turned.
+    void tiles_of_a(int64_t m, int64_t step, int64_t at, bf16* to) const {
+        const int64_t row = first_row(m);
         __m512i left[16], right[16];
         if (a_turned) {
-            pairs(a + row, a_stride, {32 * step}, deep, rows - row, left, right);
+            int64_t place = 0, deep = 32 * step, all = depth;
+            if (taps.where == Taps::OF_WEIGHTS) {
+                place = step / steps_a_place();
+                deep = 32 * (step % steps_a_place());
+                all = images();
+            }
+            pairs(a + place * rows + deep * a_stride + row, a_stride, all - deep, rows - row, left, right);
             transpose(left);
             transpose(right);
         } else {
-            const bf16* from = a + along_a(step);
-            load(from, a_stride, rows_of_a(row), computed() - row, deep, left);
-            load(from, a_stride, rows_of_a(row + 16), computed() - row - 16, deep, right);
+            const int64_t deep = taps.where == Taps::NOWHERE ? depth - at : 32;
+            const bf16* from = a + row * a_stride + at;
+            load(from, a_stride, rows - row, deep, left);
+            load(from + 16 * a_stride, a_stride, rows - row - 16, deep, right);
         }
         store(left, to);
         store(right, to + TILE);
     }
 
-    // Two tiles of b: a step, a block of columns.
+    // Two tiles of b: a step, a block of columns. OF_WEIGHTS, a step at a place of the input, and a block of its channels.
     void tiles_of_b(int64_t step, int64_t n, bf16* to) const {
-        const int64_t deep = depth - 32 * step, wide = columns - 32 * n;
         __m512i left[16], right[16];
         if (b_turned) {
-            const bf16* from = b + 32 * step;
-            load(from, b_stride, {32 * n}, wide, deep, left);
-            load(from, b_stride, {32 * n + 16}, wide - 16, deep, right);
+            const bf16* from = b + 32 * n * b_stride + 32 * step;
+            const int64_t deep = depth - 32 * step, wide = columns - 32 * n;
+            load(from, b_stride, wide, deep, left);
+            load(from + 16 * b_stride, b_stride, wide - 16, deep, right);
             transpose(left);
             transpose(right);
+        } else if (taps.where == Taps::OF_WEIGHTS) {
+            const int64_t place = step / steps_a_place(), image = 32 * (step % steps_a_place());
+            pairs(b + place * taps.channels + 32 * n + image * b_stride, b_stride, images() - image, 32, left, right);
+        } else if (taps.where == Taps::OF_INPUT) {
+            const int64_t tap = 32 * step / taps.channels, channel = 32 * step % taps.channels;
+            pairs(b + channel * b_stride + tap * columns + 32 * n, b_stride, 32, columns - 32 * n, left, right);
         } else {
-            const int64_t row = taps.where == Taps::OF_INPUT ? 32 * step % taps.channels : 32 * step;
-            pairs(b_at(step, 32 * n), b_stride, rows_of_b(row), deep, wide, left, right);
+            pairs(b + 32 * step * b_stride + 32 * n, b_stride, depth - 32 * step, columns - 32 * n, left, right);
         }
         store(left, to);
         store(right, to + TILE);
     }
-
-    // Steps of a block's sum, added to what `sum` holds or begun anew. `arranged`: a's two tiles of each of these steps; without it
-    // they are read in place, but those of a last step that is not whole, which are at `last`.
-#ifdef PLAYMETER_AMX
-    void add(int64_t m, int64_t from, int64_t to, const bf16* arranged, const bf16* last, const bf16* of_b, bool anew, float* sum) const {
-        asm volatile("" ::: "memory");  // tiles are loaded from memory without the compiler's knowledge
-        if (anew) {
-            _tile_zero(0);
-            _tile_zero(1);
-            _tile_zero(2);
-            _tile_zero(3);
-        } else {
-            _tile_loadd(0, sum, 128);
-            _tile_loadd(1, sum + 16, 128);
-            _tile_loadd(2, sum + 512, 128);
-            _tile_loadd(3, sum + 528, 128);
-        }
-        const int64_t row = first_row(m);
-        for (int64_t step = from; step < to; step++, of_b += BLOCK) {
-            const bf16* tiles = arranged ? arranged + (step - from) * BLOCK : 32 * step + 32 > depth ? last : nullptr;
-            const bf16* upper = tiles ? tiles : a + row * a_stride + along_a(step);
-            const int64_t stride = tiles ? 32 : a_stride;
-            _tile_loadd(4, upper, 2 * stride);
-            _tile_loadd(5, upper + 16 * stride, 2 * stride);
-            _tile_loadd(6, of_b, 64);
-            _tile_loadd(7, of_b + TILE, 64);
-            _tile_dpbf16ps(0, 4, 6);
-            _tile_dpbf16ps(1, 4, 7);
-            _tile_dpbf16ps(2, 5, 6);
-            _tile_dpbf16ps(3, 5, 7);
-        }
-        _tile_stored(0, sum, 128);
-        _tile_stored(1, sum + 16, 128);
-        _tile_stored(2, sum + 512, 128);
-        _tile_stored(3, sum + 528, 128);
-    }
-#else
-    void add(int64_t m, int64_t from, int64_t to, const bf16* arranged, const bf16* last, const bf16* of_b, bool anew, float* sum) const {
-        constexpr int ROWS = 8;  // at a time: their sums are half of the registers, enough for one not to wait for itself
-        Walk row = rows_of_a(first_row(m));
-        for (int64_t down = 0; down < 32; down += ROWS, sum += 32 * ROWS) {
-            __m512 left[ROWS], right[ROWS];
-            const bf16* in_memory[ROWS];
-            for (int i = 0; i < ROWS; i++) {
-                left[i] = anew ? _mm512_setzero_ps() : _mm512_load_ps(sum + 32 * i);
-                right[i] = anew ? _mm512_setzero_ps() : _mm512_load_ps(sum + 32 * i + 16);
-                in_memory[i] = a + row.next() * a_stride;
-            }
-            const bf16* tiles_of_b = of_b;
-            for (int64_t step = from; step < to; step++, tiles_of_b += BLOCK) {
-                const bf16* tiles = arranged ? arranged + (step - from) * BLOCK : 32 * step + 32 > depth ? last : nullptr;
-                const bf16* rows_of_a[ROWS];
-                for (int i = 0; i < ROWS; i++) rows_of_a[i] = tiles ? tiles + 32 * (down + i) : in_memory[i] + along_a(step);
-#pragma GCC unroll 2
-                for (int k = 0; k < 32; k += 2) {
-                    const __m512bh b_left = (__m512bh)_mm512_load_si512(tiles_of_b + 16 * k);
-                    const __m512bh b_right = (__m512bh)_mm512_load_si512(tiles_of_b + TILE + 16 * k);
-#pragma GCC unroll 8
-                    for (int i = 0; i < ROWS; i++) {
-                        int32_t pair;
-                        std::memcpy(&pair, rows_of_a[i] + k, sizeof pair);
-                        const __m512bh of_a = (__m512bh)_mm512_set1_epi32(pair);
-                        left[i] = _mm512_dpbf16_ps(left[i], of_a, b_left);
-                        right[i] = _mm512_dpbf16_ps(right[i], of_a, b_right);
-                    }
-                }
-            }
-            for (int i = 0; i < ROWS; i++) {
-                _mm512_store_ps(sum + 32 * i, left[i]);
-                _mm512_store_ps(sum + 32 * i + 16, right[i]);
-            }
-        }
-    }
-#endif
 
     // A block's sum, with the bias, rounded.
     void write(int64_t m, int64_t n, const float* sum) const {
         alignas(64) float turned[BLOCK];
-        int64_t down = first_row(m), right = 32 * n, high = computed(), wide = columns;
+        int64_t down = first_row(m), right = 32 * n, high = rows, wide = columns;
         if (out_turned) {
             for (int i = 0; i < 4; i++) {
                 __m512i quarter[16];
@@ -309,12 +299,8 @@ struct Product {
             left = widened(mask, bias + right);
             beside = widened(mask >> 16, bias + right + 16);
         }
-        int64_t row = some_ignored() ? taps.patches_before(down) : down;
-        Walk kept = some_ignored() ? taps.patches(row) : Walk{row};
-        for (int64_t k = down; k < std::min(down + 32, high); k++, sum += 32) {
-            if (k != kept.pixel) continue;
-            kept.next();
-            bf16* to = out + row++ * out_stride + right;
+        bf16* to = out + m / blocks_a_place() * columns + down * out_stride + right;
+        for (int64_t k = 0; k < std::min<int64_t>(32, high - down); k++, sum += 32, to += out_stride) {
             const __m512 low = _mm512_add_ps(_mm512_load_ps(sum), left), up = _mm512_add_ps(_mm512_load_ps(sum + 16), beside);
             _mm512_mask_storeu_epi16(to, mask, (__m512i)_mm512_cvtne2ps_pbh(up, low));
         }
@@ -325,18 +311,26 @@ struct Product {
 inline void share_out_blocks(const Product& p, int64_t thread, int64_t threads, Scratch scratch[3]) {
     const int64_t steps = p.steps();
     // Each thread rearranges all that its share has of the other operand. By rows the result is written as it lies in memory.
-    const bool by_rows = p.row_blocks() > p.column_blocks() || (p.row_blocks() >= threads && p.computed() >= 8 * p.depth);
+    const bool by_rows = p.row_blocks() > p.column_blocks() || (p.row_blocks() >= threads && p.rows >= 8 * p.depth);
     int64_t m_from = 0, m_to = p.row_blocks(), n_from = 0, n_to = p.column_blocks();
     int64_t &from = by_rows ? m_from : n_from, &to = by_rows ? m_to : n_to;
     from = to * thread / threads;
     to = to * (thread + 1) / threads;
-    const bool uneven = p.depth % 32 != 0;
-    const int64_t kept = p.in_place() ? uneven : steps;  // of a's steps, rearranged
-    bf16* of_a = scratch[0].get<bf16>((m_to - m_from) * kept * BLOCK);
-    for (int64_t m = m_from; m < m_to; m++) {
-        for (int64_t k = 0; k < kept; k++) p.tiles_of_a(m, steps - kept + k, of_a + ((m - m_from) * kept + k) * BLOCK);
-    }
+    const bool in_place = p.in_place();
+    const int64_t kept = in_place ? 0 : steps;  // of a's steps, rearranged
+    const bool uneven = in_place && p.taps.where == Taps::NOWHERE && p.depth % 32 != 0;  // the last of them too
+    bf16* of_a = scratch[0].get<bf16>((m_to - m_from) * (kept + uneven) * BLOCK);
     const int64_t panel = std::min(steps, PANEL_STEPS);
+    int64_t number[PANEL_STEPS], at[PANEL_STEPS];
+    Step list[PANEL_STEPS];
+    for (int64_t m = m_from; m < m_to; m++) {
+        bf16* own = of_a + (m - m_from) * (kept + uneven) * BLOCK;
+        if (uneven) p.tiles_of_a(m, steps - 1, 32 * (steps - 1), own);
+        for (int64_t step = 0; step < kept; step += panel) {
+            const int64_t count = p.steps_of(m, step, std::min(step + panel, steps), number, at);
+            for (int64_t k = 0; k < count; k++) p.tiles_of_a(m, number[k], at[k], own + number[k] * BLOCK);
+        }
+    }
     const int64_t panels = by_rows ? n_to - n_from : 1;  // by columns, one after the other is rearranged, read by all rows, forgotten
     bf16* of_b = scratch[1].get<bf16>(panels * panel * BLOCK);
     float* sums = scratch[2].get<float>((m_to - m_from) * panels * BLOCK);
@@ -347,33 +341,57 @@ inline void share_out_blocks(const Product& p, int64_t thread, int64_t threads, 
                 for (int64_t k = step; k < end; k++) p.tiles_of_b(k, left + n, of_b + (n * panel + k - step) * BLOCK);
             }
             for (int64_t m = m_from; m < m_to; m++) {
-                const bf16* own = of_a + (m - m_from) * kept * BLOCK;
+                const bf16* own = of_a + (m - m_from) * (kept + uneven) * BLOCK;
+                const bf16* row = p.a + p.first_row(m) * p.a_stride;
+                const int64_t count = p.steps_of(m, step, end, number, at);
+                for (int64_t k = 0; k < count; k++) {
+                    list[k] = in_place ? Step{row + at[k], p.a_stride, of_b + (number[k] - step) * BLOCK}
+                                       : Step{own + number[k] * BLOCK, 32, of_b + (number[k] - step) * BLOCK};
+                }
+                if (uneven && end == steps) list[count - 1] = {own, 32, list[count - 1].b};
                 for (int64_t n = 0; n < panels; n++) {
                     float* sum = end == steps && step == 0 ? sums : sums + ((m - m_from) * panels + n) * BLOCK;
-                    p.add(m, step, end, p.in_place() ? nullptr : own + step * BLOCK, own, of_b + n * panel * BLOCK, step == 0, sum);
+                    add(list, count, p.rows_of(m), step == 0, sum);
                     if (end == steps) p.write(m, left + n, sum);
+                    for (int64_t k = 0; k < count; k++) list[k].b += panel * BLOCK;
                 }
             }
         }
     }
 }
 
-// Every thread sums over some of the depth, for all blocks; then the sums of the threads are added.
+// Every thread sums over some of the depth, for all blocks; then the sums of the threads are added. What is rearranged of b at a place
+// of an input is multiplied for all the taps that are over it.
 inline void share_out_depth(const Product& p, int64_t thread, int64_t threads, Scratch scratch[3], std::vector<float*>& sums) {
     const int64_t from = p.steps() * thread / threads, to = p.steps() * (thread + 1) / threads;
-    const int64_t rows = p.row_blocks(), columns = p.column_blocks();
-    bf16* of_a = scratch[0].get<bf16>(rows * SLICE_STEPS * BLOCK);
-    bf16* of_b = scratch[1].get<bf16>(SLICE_STEPS * BLOCK);
-    float* own = sums[thread] = scratch[2].get<float>(rows * columns * BLOCK);
+    const int64_t rows = p.row_blocks(), columns = p.column_blocks(), steps_a_place = p.steps_a_place();
+    const int64_t taps = p.taps.count, panels = columns / taps;
+    const auto under = [&](int64_t step) { return p.taps.under(step / steps_a_place) * steps_a_place + step % steps_a_place; };
+    const auto after = [&](int64_t step) { return under(step - 1) + p.taps.behind(taps - 1) * steps_a_place + 1; };
+    int64_t most = 0;
     for (int64_t step = from; step < to; step += SLICE_STEPS) {
-        const int64_t end = std::min(step + SLICE_STEPS, to);
+        most = std::max(most, after(std::min(step + SLICE_STEPS, to)) - under(step));
+    }
+    bf16* of_a = scratch[0].get<bf16>(rows * SLICE_STEPS * BLOCK);
+    bf16* of_b = scratch[1].get<bf16>(most * BLOCK);
+    float* own = sums[thread] = scratch[2].get<float>(rows * columns * BLOCK);
+    if (from == to) std::fill_n(own, rows * columns * BLOCK, 0.0f);
+    Step list[SLICE_STEPS];
+    for (int64_t step = from; step < to; step += SLICE_STEPS) {
+        const int64_t end = std::min(step + SLICE_STEPS, to), begin = under(step);
         for (int64_t m = 0; m < rows; m++) {
-            for (int64_t k = step; k < end; k++) p.tiles_of_a(m, k, of_a + (m * SLICE_STEPS + k - step) * BLOCK);
+            for (int64_t k = step; k < end; k++) p.tiles_of_a(m, k, 0, of_a + (m * SLICE_STEPS + k - step) * BLOCK);
         }
-        for (int64_t n = 0; n < columns; n++) {
-            for (int64_t k = step; k < end; k++) p.tiles_of_b(k, n, of_b + (k - step) * BLOCK);
+        for (int64_t n = 0; n < panels; n++) {
+            for (int64_t k = begin; k < after(end); k++) p.tiles_of_b(k, n, of_b + (k - begin) * BLOCK);
             for (int64_t m = 0; m < rows; m++) {
-                p.add(m, step, end, of_a + m * SLICE_STEPS * BLOCK, nullptr, of_b, step == from, own + (m * columns + n) * BLOCK);
+                const bf16* tiles = of_a + m * SLICE_STEPS * BLOCK;
+                for (int64_t k = step; k < end; k++) list[k - step] = {tiles + (k - step) * BLOCK, 32, of_b + (under(k) - begin) * BLOCK};
+                for (int64_t tap = 0; tap < taps; tap++) {
+                    add(list, end - step, p.rows_of(m), step == from, own + (m * columns + tap * panels + n) * BLOCK);
+                    const int64_t next = p.taps.behind(tap + 1) - p.taps.behind(tap);
+                    for (int64_t k = 0; k < end - step; k++) list[k].b += next * steps_a_place * BLOCK;
+                }
             }
         }
     }
@@ -390,7 +408,8 @@ inline void share_out_depth(const Product& p, int64_t thread, int64_t threads, S
 
 inline void product(const Product& p, int threads) {
     // of a result of few blocks, whose operands are both long: rearranging them is what takes the time
-    const bool by_depth = p.a_turned && p.steps() >= SLICE_STEPS * threads && p.steps() > p.row_blocks() * p.column_blocks();
+    const bool long_operands = p.a_turned && p.steps() >= SLICE_STEPS * threads && p.steps() > p.row_blocks() * p.column_blocks();
+    const bool by_depth = long_operands || p.taps.where == Taps::OF_WEIGHTS;
     std::vector<float*> sums(threads);
 #pragma omp parallel num_threads(threads)
     {

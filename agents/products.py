@@ -18,9 +18,9 @@ from torch._inductor.codegen.cpp_template import CppTemplate
 from torch._inductor.kernel.mm_common import mm_args
 from torch._inductor.utils import parallel_num_threads
 
+import agents.taps  # noqa: F401  (its operators)
 from agents.operators import own_products
 from agents.stacks import STACK
-from agents.taps import last_place
 
 HEADERS = [Path(__file__).with_name(name) for name in ("vectors.h", "products.h")]
 STACKS_HEADER = Path(__file__).with_name("stacks.h")
@@ -81,9 +81,11 @@ def _teach_taps() -> None:
             read.append(own)
         return read
 
-    def made(nodes: list[Any], size: list[int], fields: tuple[Any, ...]) -> Any:
+    def made(where: str, nodes: list[Any], size: list[int], sizes: tuple[int, int, int], turned: tuple[bool, bool]) -> Any:
+        """Of images that are the first operand's rows, or both operands', and weights."""
         layout = ir.FixedLayout(nodes[0].get_device(), nodes[0].get_dtype(), size)
-        return _made(ProductTemplate(nodes, layout, False, fields))
+        strides = (math.prod(shape[1:]) for shape in (*map(_sizes, nodes[:2]), size))
+        return _made(ProductTemplate(nodes, layout, False, (*sizes, *strides, *turned, False, where)))
 
     def taps(where: str, channels: int, images: list[int], weight: list[int]) -> str:
         (_, height, width, _), (_, down, right, _) = images, weight
@@ -94,31 +96,25 @@ def _teach_taps() -> None:
     @lowering.register_lowering(operators.taps_output.default, type_promotion_kind=None)
     def _(x: Any, weight: Any, bias: Any) -> Any:
         images, (outputs, down, right, channels) = map(_sizes, (x, weight))
-        batch, high, wide = images[0], images[1] - down + 1, images[2] - right + 1
-        depth = down * right * channels
-        lie = channels, depth, outputs, False, True, False
-        moved = taps("OF_OUTPUT", channels, images, _sizes(weight))
-        nodes = contiguous(x, weight, bias)
-        return made(nodes, [batch, high, wide, outputs], (batch * high * wide, outputs, depth, *lie, moved))
+        size = [images[0], images[1] - down + 1, images[2] - right + 1, outputs]
+        where = taps("OF_OUTPUT", channels, images, _sizes(weight))
+        return made(where, contiguous(x, weight, bias), size, (images[0], outputs, down * right * channels), (False, True))
 
     @lowering.register_lowering(operators.taps_input.default, type_promotion_kind=None)
-    def _(behind: Any, weight: Any, height: int, width: int) -> Any:
-        rows, (outputs, down, right, channels) = _sizes(behind)[0], _sizes(weight)
-        pixels, count = rows - last_place(_sizes(weight), width), down * right
-        images = [pixels // (height * width), height, width, channels]
-        lie = outputs, count * channels, channels, False, False, False
-        moved = taps("OF_INPUT", outputs, images, _sizes(weight))
-        return made(contiguous(behind, weight), images, (pixels, channels, count * outputs, *lie, moved))
+    def _(gradient: Any, weight: Any) -> Any:
+        (batch, high, wide, outputs), (_, down, right, channels) = map(_sizes, (gradient, weight))
+        images = [batch, high + down - 1, wide + right - 1, channels]
+        where = taps("OF_INPUT", outputs, images, _sizes(weight))
+        return made(where, contiguous(gradient, weight), images, (batch, channels, down * right * outputs), (False, False))
 
     @lowering.register_lowering(operators.taps_weights.default, type_promotion_kind=None)
     def _(gradient: Any, x: Any) -> Any:
         (batch, high, wide, outputs), images = map(_sizes, (gradient, x))
-        channels = images[3]
-        weight = [outputs, images[1] - high + 1, images[2] - wide + 1, channels]
-        across = math.prod(weight[1:])
-        lie = outputs, channels, across, True, False, False
-        moved = taps("OF_WEIGHTS", channels, images, weight)
-        return made(contiguous(gradient, x), weight, (outputs, across, batch * high * wide, *lie, moved))
+        weight = [outputs, images[1] - high + 1, images[2] - wide + 1, images[3]]
+        where = taps("OF_WEIGHTS", images[3], images, weight)
+        return made(
+            where, contiguous(gradient, x), weight, (outputs, math.prod(weight[1:]), batch * high * wide), (True, False)
+        )
 
 
 def _teach_stacks() -> None:

@@ -1,7 +1,7 @@
 """A convolution of stride 1 as products of the pixels where they lie: for bfloat16 on a CPU with AMX or AVX512-BF16, in compiled code.
 
-As one product over patches every pixel is written once for each patch that it is in, and read again. Here each tap of the kernel is a product of
-the pixels with a whole patch, moved by the tap's place, with its weights.
+As one product over patches every pixel is written once for each patch that it is in, and read again. Here the output at a place of all images is a sum
+over the taps of the kernel: of the images' pixels under a tap there, times its weights.
 
 Images are [B, H, W, C], weights [N, h, w, C], what comes of them [B, H - h + 1, W - w + 1, N].
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 CHANNELS = 32
@@ -31,17 +31,14 @@ def taps_output(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("playmeter::taps_input", mutates_args=())
-def taps_input(behind: Tensor, weight: Tensor, height: int, width: int) -> Tensor:
-    """The gradient of x, [B, ``height``, ``width``, C], of that of the output for all pixels, zero where a patch is not whole: [K + B H W, N], K zeros
-    before them, as many as the last tap lies behind the first."""
-    _, high, wide, channels = weight.shape
-    pixels = len(behind) - last_place(weight.shape, width)
-    rows = []
-    for down in range(high):
-        for right in range(wide):
-            before = (high - 1 - down) * width + wide - 1 - right
-            rows.append(behind[before : before + pixels].float() @ weight[:, down, right].float())
-    return torch.stack(rows).sum(0).to(behind.dtype).view(-1, height, width, channels)
+def taps_input(gradient: Tensor, weight: Tensor) -> Tensor:
+    """The gradient of x, of that of the output."""
+    (batch, high, wide, _), (_, down, right, channels) = gradient.shape, weight.shape
+    out = gradient.new_zeros(batch, high + down - 1, wide + right - 1, channels, dtype=torch.float32)
+    for y in range(down):
+        for x in range(right):
+            out[:, y : y + high, x : x + wide] += gradient.float() @ weight[:, y, x].float()
+    return out.to(gradient.dtype)
 
 
 @torch.library.custom_op("playmeter::taps_weights", mutates_args=())
@@ -52,11 +49,6 @@ def taps_weights(gradient: Tensor, x: Tensor) -> Tensor:
     return torch.einsum("byxn,byxchw->nhwc", gradient.float(), patches).to(x.dtype)
 
 
-def last_place(weight: Any, width: int) -> int:
-    """How many pixels the last tap of weights of this shape lies behind the first, in images so wide."""
-    return int((weight[1] - 1) * width + weight[2] - 1)
-
-
 @taps_output.register_fake
 def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     (batch, height, width, _), (outputs, down, right, _) = x.shape, weight.shape
@@ -64,9 +56,9 @@ def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 @taps_input.register_fake
-def _(behind: Tensor, weight: Tensor, height: int, width: int) -> Tensor:
-    pixels = len(behind) - last_place(weight.shape, width)
-    return behind.new_empty(pixels // (height * width), height, width, weight.shape[3])
+def _(gradient: Tensor, weight: Tensor) -> Tensor:
+    (batch, high, wide, _), (_, down, right, channels) = gradient.shape, weight.shape
+    return gradient.new_empty(batch, high + down - 1, wide + right - 1, channels)
 
 
 @taps_weights.register_fake
@@ -104,13 +96,5 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         # an operator of our own has no gradient, and under torch.func would ask for one
         x, weight, gradient = (tensor.detach() for tensor in (*ctx.saved_tensors, gradient))
-        of_x = _gradient_of_input(gradient, weight) if ctx.needs_input_grad[0] else None
+        of_x = taps_input(gradient, weight) if ctx.needs_input_grad[0] else None
         return of_x, taps_weights(gradient, x), gradient.sum((0, 1, 2))
-
-
-def _gradient_of_input(gradient: Tensor, weight: Tensor) -> Tensor:
-    (_, high, wide, _), (_, down, right, _) = gradient.shape, weight.shape
-    height, width = high + down - 1, wide + right - 1
-    for_all = nn.functional.pad(gradient, (0, 0, 0, right - 1, 0, down - 1)).flatten(0, 2)
-    behind = nn.functional.pad(for_all, (0, 0, last_place(weight.shape, width), 0))
-    return taps_input(behind, weight, height, width)

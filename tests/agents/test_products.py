@@ -115,11 +115,11 @@ def test_numbers_beside_a_result_stay(call: Call) -> None:
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("at_its_end", [True, False])
-@pytest.mark.parametrize("images", [(1, 4, 5), (3, 5, 9), (40, 9, 9), (7, 2, 3), (2, 21, 30)], ids=str)
+@pytest.mark.parametrize("images", [(32, 4, 5), (3, 5, 9), (40, 9, 9), (70, 2, 3), (64, 5, 12), (1, 21, 30)], ids=str)
 def test_taps_touch_what_is_theirs_alone(call: Call, images: tuple[int, int, int], at_its_end: bool, threads: int) -> None:
-    (batch, height, width), down, right, channels, outputs = images, 2, 3, 64, 32
+    (batch, height, width), down, right, channels, outputs = images, 2, 3, 64, 96
     high, wide, count = height - down + 1, width - right + 1, down * right
-    rows, pixels, depth, last = batch * high * wide, batch * height * width, count * channels, (down - 1) * width + right - 1
+    places, pixels, depth = high * wide, height * width, count * channels
 
     def guard(x: Tensor) -> Tensor:
         return guarded(x.bfloat16(), at_its_end)
@@ -128,23 +128,25 @@ def test_taps_touch_what_is_theirs_alone(call: Call, images: tuple[int, int, int
         return [count, right, channels, height, width, where]
 
     x, weight, bias = guard(torch.randn(*images, channels)), guard(torch.randn(outputs, depth)), guard(torch.randn(outputs))
-    patches = x.unfold(1, down, 1).unfold(2, right, 1).permute(0, 1, 2, 4, 5, 3).reshape(rows, depth)
-    out = guard(torch.full((rows, outputs), torch.nan))
-    call(x, weight, bias, out, [rows, outputs, depth, channels, depth, outputs, 0, 1, 0, *taps(2, channels)], threads)
+    patches = x.unfold(1, down, 1).unfold(2, right, 1).permute(0, 1, 2, 4, 5, 3).reshape(batch * places, depth)
+    out = guard(torch.full((batch * places, outputs), torch.nan))
+    strides = [pixels * channels, depth, places * outputs]
+    call(x, weight, bias, out, [batch, outputs, depth, *strides, 0, 1, 0, *taps(2, channels)], threads)
     assert_product(out, patches, weight.t(), bias)
 
-    gradient, of_weight = guard(torch.randn(rows, outputs)), guard(torch.full((outputs, depth), torch.nan))
-    call(gradient, x, None, of_weight, [outputs, depth, rows, outputs, channels, depth, 1, 0, 0, *taps(3, channels)], threads)
+    gradient, of_weight = guard(torch.randn(batch * places, outputs)), guard(torch.full((outputs, depth), torch.nan))
+    strides = [places * outputs, pixels * channels, depth]
+    call(gradient, x, None, of_weight, [outputs, depth, batch * places, *strides, 1, 0, 0, *taps(3, channels)], threads)
     assert_product(of_weight, gradient.t(), patches)
 
-    for_all = torch.nn.functional.pad(gradient.view(batch, high, wide, outputs), (0, 0, 0, right - 1, 0, down - 1))
-    behind = guard(torch.cat([torch.zeros(last, outputs), for_all.view(pixels, outputs)]))
-    of_x = guard(torch.full((pixels, channels), torch.nan))
-    sizes = [pixels, channels, count * outputs, outputs, depth, channels]
-    call(behind, weight, None, of_x, [*sizes, 0, 0, 0, *taps(1, outputs)], threads)
-    places = [row * width + column for row in range(down) for column in range(right)]
-    reached = torch.cat([behind[last - place :][:pixels] for place in places], 1)
-    assert_product(of_x, reached, weight.view(outputs, count, channels).permute(1, 0, 2).reshape(-1, channels))
+    of_x = guard(torch.full((batch * pixels, channels), torch.nan))
+    strides = [places * outputs, depth, pixels * channels]
+    call(gradient, weight, None, of_x, [batch, channels, count * outputs, *strides, 0, 0, 0, *taps(1, outputs)], threads)
+    around = (0, 0, right - 1, right - 1, down - 1, down - 1)
+    spread = torch.nn.functional.pad(gradient.view(batch, high, wide, outputs), around)
+    reached = spread.unfold(1, down, 1).unfold(2, right, 1).permute(0, 1, 2, 4, 5, 3).reshape(-1, count * outputs)
+    mirrored = weight.view(outputs, count, channels).flip(1).permute(1, 0, 2).reshape(-1, channels)
+    assert_product(of_x, reached, mirrored)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
