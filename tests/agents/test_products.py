@@ -115,7 +115,7 @@ def test_numbers_beside_a_result_stay(call: Call) -> None:
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("at_its_end", [True, False])
-@pytest.mark.parametrize("images", [(32, 4, 5), (3, 5, 9), (40, 9, 9), (70, 2, 3), (64, 5, 12), (1, 21, 30)], ids=str)
+@pytest.mark.parametrize("images", [(32, 4, 5), (3, 5, 9), (40, 9, 9), (70, 2, 3), (64, 5, 12), (1, 21, 30), (20, 2, 3)], ids=str)
 def test_taps_touch_what_is_theirs_alone(call: Call, images: tuple[int, int, int], at_its_end: bool, threads: int) -> None:
     (batch, height, width), down, right, channels, outputs = images, 2, 3, 64, 96
     high, wide, count = height - down + 1, width - right + 1, down * right
