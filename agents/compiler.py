@@ -227,7 +227,9 @@ def teach_compiler() -> None:
     with ThreadPoolExecutor(1) as beside:
         if not torch.cuda.is_available():  # what runs on a GPU needs no answer
             beside.submit(valid_vec_isa_list)
+        from torch._inductor.ir import get_stride_order
         from torch._inductor.lowering import clone, fallback_handler, register_lowering
+        from torch._inductor.virtualized import V
 
     _put_into_key(_taught())
 
@@ -245,4 +247,6 @@ def teach_compiler() -> None:
     def _(few: Any) -> Any:
         kept = clone(few)  # of a view on another order in memory, too
         kept.realize()
+        # in the order that it has, where the compiler would prefer that of what it is computed from
+        kept.freeze_layout_with_stride_order(get_stride_order(V.graph.current_node.meta["val"].stride()))
         return kept

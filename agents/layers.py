@@ -103,7 +103,10 @@ class StridedConv2d(nn.Conv2d):
             return self._conv_forward(x, self.weight.contiguous(), self.bias)  # as it was measured there
         if x.dim() == 4 and len(x) == 1 and not torch.is_grad_enabled():
             (height, width), (down, right) = self.kernel_size, self.stride
-            patches = x.unfold(2, height, down).unfold(3, width, right).permute(0, 2, 3, 4, 5, 1)
+            pixels = x.permute(0, 2, 3, 1)
+            if not pixels.is_contiguous():
+                pixels = once(pixels.contiguous())  # patches are copied number by number otherwise
+            patches = pixels.unfold(1, height, down).unfold(2, width, right).permute(0, 1, 2, 4, 5, 3)
             return _product(self, once(patches.contiguous()))
         bf16 = torch.is_autocast_enabled("cpu")
         if bf16 and self.by_taps():
