@@ -27,7 +27,7 @@ using bf16 = uint16_t;
 constexpr int64_t TILE = 16 * 32;            // numbers of an operand's tile
 constexpr int64_t BLOCK = 32 * 32;           // of a block of the result, and of two tiles of an operand
 constexpr int64_t PANEL_STEPS = 128;         // so many steps of 32 of the second operand are rearranged at once: 256 KiB
-constexpr int64_t SLICE_STEPS = 16;          // the same where threads share out the depth
+constexpr int64_t SLICE_STEPS = 16;          // of the first operand, where threads share out the depth
 
 #ifdef PLAYMETER_AMX
 // Eight tiles of 16 rows. In memory before main: the instruction that reads it tells the compiler of its first eight bytes only.
@@ -149,7 +149,7 @@ inline void add(const Step* step, int64_t steps, int64_t rows, bool anew, float*
 // at a place are a matrix with rows an image apart, for each tap, with its weights.
 struct Taps {
     int64_t count = 1, wide = 1;    // taps, and those side by side
-    int64_t channels = 0;           // a multiple of 32: numbers of a pixel, of the operand that is not weights
+    int64_t channels = 0;           // a multiple of 32: of a pixel of the input; OF_INPUT, of the output
     int64_t height = 1, width = 1;  // of the images of the input
     enum Where { NOWHERE, OF_INPUT, OF_OUTPUT, OF_WEIGHTS } where = NOWHERE;  // what is computed: see `Product`
 
@@ -165,7 +165,7 @@ struct Taps {
 // out [rows, columns] = a [rows, depth] b [depth, columns] + bias, whose numbers are those of out's rows in memory.
 // An operand that is `turned` lies in memory as its transpose. Strides are those of rows in memory, in numbers.
 //
-// With taps rows in memory are images, as many as `rows` or, OF_WEIGHTS, `images`; what is written here of a row is of one place of it:
+// With taps the rows in memory of an input or output are whole images, as many as `rows` or, OF_WEIGHTS, `images`:
 //   OF_OUTPUT   out [images, places, columns] of a, the input, and b turned, weights [columns, taps, channels].
 //   OF_INPUT    out [images, height width, columns] of a, gradients of an output, and b, weights [channels, taps, columns].
 //   OF_WEIGHTS  out [rows, taps, channels] of a turned, gradients of an output [images, places, rows], and b, the input.
@@ -201,7 +201,7 @@ struct Product {
     }
     int64_t rows_of(int64_t m) const { return std::min<int64_t>(32, rows - first_row(m)); }
 
-    // For each step that something is added in: its number, and where its numbers of the first of a's rows are. How many.
+    // For each step that something is added in: its number, and where its numbers are in a row of a that is not turned. How many.
     int64_t steps_of(int64_t m, int64_t from, int64_t to, int64_t number[], int64_t at[]) const {
         int64_t count = 0;
         if (taps.where != Taps::OF_OUTPUT && taps.where != Taps::OF_INPUT) {
@@ -360,8 +360,8 @@ inline void share_out_blocks(const Product& p, int64_t thread, int64_t threads, 
     }
 }
 
-// Every thread sums over some of the depth, for all blocks; then the sums of the threads are added. What is rearranged of b at a place
-// of an input is multiplied for all the taps that are over it.
+// Every thread sums over some of the depth, for all blocks; then the sums of the threads are added. With taps a slice is some places of
+// the output, and what is rearranged of b, the places of the input below them, is multiplied for all taps that are over it there.
 inline void share_out_depth(const Product& p, int64_t thread, int64_t threads, Scratch scratch[3], std::vector<float*>& sums) {
     const int64_t from = p.steps() * thread / threads, to = p.steps() * (thread + 1) / threads;
     const int64_t rows = p.row_blocks(), columns = p.column_blocks(), steps_a_place = p.steps_a_place();

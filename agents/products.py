@@ -18,9 +18,9 @@ from torch._inductor.codegen.cpp_template import CppTemplate
 from torch._inductor.kernel.mm_common import mm_args
 from torch._inductor.utils import parallel_num_threads
 
-import agents.taps  # noqa: F401  (its operators)
 from agents.operators import own_products
 from agents.stacks import STACK
+from agents.taps import CHANNELS
 
 HEADERS = [Path(__file__).with_name(name) for name in ("vectors.h", "products.h")]
 STACKS_HEADER = Path(__file__).with_name("stacks.h")
@@ -88,7 +88,9 @@ def _teach_taps() -> None:
         return _made(ProductTemplate(nodes, layout, False, (*sizes, *strides, *turned, False, where)))
 
     def taps(where: str, channels: int, images: list[int], weight: list[int]) -> str:
-        (_, height, width, _), (_, down, right, _) = images, weight
+        (_, height, width, of_input), (_, down, right, of_weights) = images, weight
+        assert channels % CHANNELS == of_input % CHANNELS == 0
+        assert of_input == of_weights
         return f"{{{down * right}, {right}, {channels}, {height}, {width}, playmeter::Taps::{where}}}"
 
     operators = torch.ops.playmeter

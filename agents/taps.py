@@ -46,7 +46,7 @@ def taps_weights(gradient: Tensor, x: Tensor) -> Tensor:
     """The gradient of the weights."""
     down, right = (of_x - of_output + 1 for of_x, of_output in zip(x.shape[1:3], gradient.shape[1:3], strict=True))
     patches = x.float().unfold(1, down, 1).unfold(2, right, 1)  # [B, H', W', C, h, w]
-    return torch.einsum("byxn,byxchw->nhwc", gradient.float(), patches).to(x.dtype)
+    return torch.einsum("byxn,byxchw->nhwc", gradient.float(), patches).to(x.dtype).contiguous()
 
 
 @taps_output.register_fake

@@ -1,5 +1,5 @@
 // The operations of AMX that agents/products.h uses, for CPUs without it: as Intel's manual describes them (Intel 64 and IA-32
-// Architectures Software Developer's Manual, volume 2, TDPBF16PS and the others), but that denormal numbers stay what they are.
+// Architectures Software Developer's Manual, volume 2, TDPBF16PS and the others), but that denormal numbers stay what they are, and that sums are rounded in another order.
 
 #include <immintrin.h>
 

@@ -293,6 +293,7 @@ def test_acting_calls_products_for_convolutions_alone(dtype: torch.dtype) -> Non
         torch.testing.assert_close(values, act(*arguments), rtol=1e-4, atol=1e-4)
     assert len(re.findall(PRODUCT, code)) == 3
     assert "empty_strided_cpu((48, 3136)" not in code, "nor are they written anew"
+    assert "empty_strided_cpu((1, 84, 84, 4), (28224, 336, 4, 1)" in code, "channels side by side, so that patches are runs"
 
 
 def test_a_batch_of_one_is_differentiated() -> None:
