@@ -107,13 +107,13 @@ def one_spelling(text: str) -> str:
         budget = parse_budget(text)
     except BudgetError:
         return text
-    scale, unit = next(
-        ((s, u) for s, u in _UNITS[budget.quantity] if (budget.amount / s).is_integer()), _UNITS[budget.quantity][-1]
-    )
-    number = budget.amount / scale
-    if number.is_integer() and number < 1e15:
-        return f"{int(number)}{unit}"
-    return f"{number:g}{unit}" if float(f"{number:g}") == number else f"{number!r}{unit}"
+    amount, units = Decimal(repr(budget.amount)), _UNITS[budget.quantity]
+    for scale, unit in units:
+        number = amount / Decimal(scale)  # of floats the quotient may miss a whole number by its last digit
+        if number == number.to_integral_value() and number < 10**15:
+            return f"{int(number)}{unit}"
+    short = f"{budget.amount:g}"
+    return f"{short if float(short) == budget.amount else repr(budget.amount)}{units[-1][1]}"
 
 
 def _unit(text: str, unit: str) -> tuple[str, int]:
