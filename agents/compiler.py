@@ -174,8 +174,11 @@ def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 SOURCES = (
-    *(f"{name}.py" for name in ("compiler", "operators", "stacks", "taps", "products", "float_products")),
-    *(f"{name}.h" for name in ("vectors", "products", "float_products", "stacks")),
+    *(
+        f"{name}.py"
+        for name in ("compiler", "operators", "native", "stacks", "taps", "image_calls", "products", "float_products")
+    ),
+    *(f"{name}.h" for name in ("vectors", "products", "float_products", "float_taps", "stacks")),
 )
 
 
@@ -198,7 +201,7 @@ def _put_into_key(word: str) -> None:
 
 @cache
 def teach_products() -> None:
-    """What compiled code multiplies by itself on a CPU (agents/products.py, agents/float_products.py), and the rest."""
+    """What compiled code multiplies by itself on a CPU (agents/products.py, agents/float_products.py, agents/image_calls.py), and the rest."""
     teach_compiler()
     if own_products() is not None:
         from agents import products
@@ -208,6 +211,10 @@ def teach_products() -> None:
         from agents import float_products
 
         float_products.teach_float_products()
+    if own_products() is not None or own_float_products():
+        from agents import image_calls
+
+        image_calls.teach_images()
     _put_into_key(_multiplying())
 
 

@@ -6,16 +6,20 @@ takes as long again to look at what it was given and to rearrange it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch._inductor.lowering as lowering  # before templates, which import it half done
-from torch._inductor.codegen.cpp_template import CppTemplate
 from torch._inductor.kernel.mm_common import mm_args
-from torch._inductor.utils import parallel_num_threads
+
+from agents.native import call_of
 
 HEADERS = [Path(__file__).with_name(name) for name in ("vectors.h", "float_products.h")]
+
+LARGE_NUMBERS = 1 << 20
+"""So many of a second operand are not turned, where it lies as its transpose, if the first has fewer: they are in no cache anyway."""
 
 
 def teach_float_products() -> None:
@@ -45,15 +49,27 @@ def _product(a: Any, b: Any) -> Any:
     many, rows, columns = len(a.get_size()) == 3, a.get_size()[-2], b.get_size()[-1]
     if rows == 1 or (many and columns == 1):  # a single row keeps no register busy; of many vectors the compiler makes a loop
         return None
+    given = a, b
     *_, layout, a, b = mm_args(a, b)
     for node in (a, b):
         node.freeze_layout()
     fields = _fields(a, b)
     if fields is None or a.get_name() == b.get_name():
         return None
-    made = FloatProductTemplate([a, b], layout, fields).generate().output_node()
-    made.data.data.allow_epilogue_fusion = False  # what reads the result is a loop of its own
-    return made
+    if b.get_stride()[-1] != 1 and columns > rows and columns * a.get_size()[-1] >= LARGE_NUMBERS:
+        made = _product(*map(_transposed, reversed(given)))  # which turns the first
+        return None if made is None else _transposed(made)
+
+    def written(pointers: Sequence[str], out: str) -> Sequence[object]:
+        return *pointers, out, *fields
+
+    source = "".join(header.read_text() for header in HEADERS)
+    return call_of(source, "product", "FloatProduct", written, [a, b], layout)
+
+
+def _transposed(matrices: Any) -> Any:
+    axes = list(range(len(matrices.get_size())))
+    return lowering.permute(matrices, [*axes[:-2], axes[-1], axes[-2]])
 
 
 def _fields(a: Any, b: Any) -> list[int] | None:
@@ -68,29 +84,3 @@ def _fields(a: Any, b: Any) -> list[int] | None:
     matrices, *following = (count[0], a_next[0], b_next[0], rows * columns) if count else (1, 0, 0, 0)
     lie = following[0], a_down, a_right, following[1], b_down, b_right, following[2], columns
     return [int(number) for number in (matrices, rows, columns, depth, *lie)]
-
-
-class FloatProductTemplate(CppTemplate):
-    """A kernel that is one call of ``playmeter::product``."""
-
-    def __init__(self, input_nodes: list[Any], layout: Any, fields: list[int]) -> None:
-        """``fields`` of ``playmeter::FloatProduct`` after its pointers, which are the nodes."""
-        super().__init__("float_product", input_nodes, layout, parallel_num_threads())
-        self.fields = fields
-
-    def render(self, kernel: Any, template_buffer_node: Any = None, **kwargs: Any) -> str:  # type: ignore[override]
-        assert not kwargs.get("epilogue_nodes")
-        names = dict(zip(("a", "b"), self.input_nodes, strict=True))
-        out = self.output_node if template_buffer_node is None else template_buffer_node
-        definition = kernel.def_kernel(inputs=names, outputs={"out": out})
-        read = [f"{name} + {int(node.get_layout().offset)}" for name, node in names.items()]
-        fields = ", ".join((*read, "out", *map(str, self.fields)))
-        return f"""
-{self.header().getvalue()}
-{"".join(header.read_text() for header in HEADERS)}
-extern "C" {definition}
-{{
-    {kernel.maybe_codegen_profile()}
-    playmeter::product(playmeter::FloatProduct{{{fields}}}, {self.num_threads});
-}}
-"""

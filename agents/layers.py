@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.config import AgentConfig, ConfigError
-from agents.operators import once, own_products, traced
+from agents.operators import once, own_float_products, own_products, traced
 from agents.stacks import tiled
 from agents.taps import CHANNELS, convolution
 
@@ -82,18 +82,18 @@ class TileConv2d(nn.Conv2d):
 
     def tiles(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to [B, H', W', h, w, C]. On a CPU the channels of a pixel lie side by side already (agents/replay.py)."""
-        return tiled(x, *self.tile_size())
+        return tiled(x, *self.kernel_size)
 
-    def tile_size(self) -> tuple[int, ...]:
+    def tile_size(self, bf16: bool) -> tuple[int, ...]:
         return self.kernel_size
 
 
 class StridedConv2d(nn.Conv2d):
     """A convolution whose patches overlap, by a stride that divides its kernel. As torch's, but on a CPU faster in three cases.
 
-    One image is a matrix product over its patches. A batch in bfloat16 is a convolution of stride 1 over tiles as large as the stride
-    (agents/taps.py) where compiled code has products of its own. Elsewhere it is a matrix product over its patches too:
-    torch's gradients take two to three times as long. Only a first layer, which has far more patches than the others, stays a
+    One image is a matrix product over its patches. A batch is a convolution of stride 1 over tiles as large as the stride
+    (agents/taps.py) where compiled code multiplies such numbers itself. Elsewhere one in bfloat16 is a matrix product over its patches
+    too: torch's gradients take two to three times as long. Only a first layer, which has far more patches than the others, stays a
     convolution, but one over 2 x 2 pixels, whose channels count as its own: with few channels torch's gradient takes twice as long.
     """
 
@@ -109,27 +109,27 @@ class StridedConv2d(nn.Conv2d):
             patches = pixels.unfold(1, height, down).unfold(2, width, right).permute(0, 1, 2, 4, 5, 3)
             return _product(self, once(patches.contiguous()))
         bf16 = torch.is_autocast_enabled("cpu")
-        if bf16 and self.by_taps():
-            return self._over_taps(x if x.dim() == 6 else tiled(x.bfloat16(), *self.stride).contiguous())
+        if self.by_taps(bf16):
+            return self._over_taps(x if x.dim() == 6 else tiled(x.bfloat16() if bf16 else x, *self.stride).contiguous())
         if x.dim() == 6:
             return self._of_tiles(x)
         return _product(self, self._patches(x.bfloat16())) if bf16 else super().forward(x)
 
     def tiles(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] to [B, H / h, W / w, h, w, C], as a batch in bfloat16 is read."""
-        return tiled(x, *self.tile_size())
+        """[B, C, H, W] to [B, H / h, W / w, h, w, C], as a batch is read by taps or in bfloat16."""
+        return tiled(x, *self.tile_size(x.dtype == torch.bfloat16))
 
-    def tile_size(self) -> tuple[int, ...]:
-        return self.stride if self.by_taps() else (2, 2)
+    def tile_size(self, bf16: bool) -> tuple[int, ...]:
+        return self.stride if self.by_taps(bf16) else (2, 2)
 
-    def by_taps(self) -> bool:
-        """Whether a batch in bfloat16 is done by agents/taps.py."""
-        channels = self.in_channels * math.prod(self.stride)
-        return traced() and own_products() is not None and channels % CHANNELS == 0 and self.out_channels % CHANNELS == 0
+    def by_taps(self, bf16: bool) -> bool:
+        """Whether a batch is done by agents/taps.py, on a CPU."""
+        channels, ours = self.in_channels * math.prod(self.stride), own_products() is not None if bf16 else own_float_products()
+        return traced() and ours and channels % CHANNELS == 0 and self.out_channels % CHANNELS == 0
 
     def _over_taps(self, tiles: Tensor) -> Tensor:
-        weight = tiled(self.weight.bfloat16(), *self.stride).contiguous()
-        bias = self.bias.bfloat16() if self.bias is not None else tiles.new_zeros(self.out_channels)
+        weight = tiled(self.weight.to(tiles.dtype), *self.stride).contiguous()
+        bias = tiles.new_zeros(self.out_channels) if self.bias is None else self.bias.to(tiles.dtype)
         return convolution(tiles.flatten(3), weight.flatten(3), bias).movedim(-1, 1)
 
     def _of_tiles(self, x: Tensor) -> Tensor:

@@ -59,10 +59,10 @@ class QNetwork(nn.Module):
         first = self.convs[0] if len(self.convs) else None
         if self.config.precision != "bf16" or self.config.augment or not (traced() and own_products() is not None):
             return None
-        if not isinstance(first, TileConv2d | StridedConv2d) or first.in_channels != STACK or first.tile_size()[1] > MOST_WIDE:
+        if not isinstance(first, TileConv2d | StridedConv2d) or first.in_channels != STACK:
             return None
-        height, width = first.tile_size()
-        return Tiles(height, width, self.scale)
+        height, width = first.tile_size(True)
+        return Tiles(height, width, self.scale) if width <= MOST_WIDE else None
 
     def scaled(self, obs: Tensor, bf16: bool = False) -> Tensor:
         """Observations [B, *obs_shape] as the first layer reads them: one tensor for all networks that look at them.
@@ -73,7 +73,11 @@ class QNetwork(nn.Module):
             return obs
         x = obs.float() * self.scale if self.scale != 1 else obs.float()
         first = self.convs[0] if len(self.convs) else None
-        if isinstance(first, TileConv2d) or (isinstance(first, StridedConv2d) and bf16 and x.device.type == "cpu"):
+        if isinstance(first, TileConv2d) or (
+            isinstance(first, StridedConv2d)
+            and x.device.type == "cpu"
+            and (bf16 or (first.by_taps(False) and len(x) > 1))  # one alone is acted on
+        ):
             # one by one, in rows of a product, each pixel would cost the compiler two divisions
             return once(first.tiles(x.bfloat16() if bf16 else x).contiguous())
         return x
@@ -112,7 +116,7 @@ class QNetwork(nn.Module):
         for conv in self.convs:
             x = torch.relu(conv(x))
         last = self.convs[-1] if len(self.convs) else None
-        if isinstance(last, StridedConv2d) and last.by_taps() and torch.is_autocast_enabled(x.device.type):
+        if isinstance(last, StridedConv2d) and x.device.type == "cpu" and last.by_taps(torch.is_autocast_enabled("cpu")):
             x = kept(x.contiguous())  # turned by itself it is in vectors, in what reads it number by number
         x = x.flatten(1)
         for layer in self.trunk:

@@ -1,4 +1,4 @@
-"""A convolution of stride 1 as products of the pixels where they lie: for bfloat16 on a CPU with AMX or AVX512-BF16, in compiled code.
+"""A convolution of stride 1 as products of the pixels where they lie: in compiled code on CPUs for which the program has products of its own.
 
 As one product over patches every pixel is written once for each patch that it is in, and read again. Here the output at a place of all images is a sum
 over the taps of the kernel: of the images' pixels under a tap there, times its weights.
@@ -19,7 +19,7 @@ CHANNELS = 32
 
 
 def convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """All bfloat16, ``bias`` [N]. Its gradients have none themselves."""
+    """All bfloat16 or all float32, ``bias`` [N]. Its gradients have none themselves."""
     return _Convolution.apply(x, weight, bias)  # type: ignore[no-any-return,no-untyped-call]
 
 

@@ -253,6 +253,7 @@ def peer(case: Case, seconds: float, device: str, threads: int) -> float:
     import gymnasium
     from stable_baselines3 import DQN
     from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.logger import Logger
 
     class Stopwatch(BaseCallback):
         began_s, ended_s, steps = 0.0, 0.0, 0
@@ -275,6 +276,7 @@ def peer(case: Case, seconds: float, device: str, threads: int) -> float:
         target_update_interval=round(agent.target_period_updates / agent.replay_ratio), seed=0,
         device=str(resolve_device(device)), **arch,
     )  # fmt: skip
+    model.set_logger(Logger(None, []))  # its own writes nothing either, but leaves a folder behind for each
     watch = Stopwatch()
     model.learn(10**9, callback=watch)
     return watch.steps / (watch.ended_s - watch.began_s)

@@ -24,8 +24,9 @@ from agents.networks import QNetwork, flat_network
 from agents.operators import PRODUCTS_FOR_TORCH, once, own_float_products, own_products, take_rows
 from agents.update import Batch, OptState, UpdateNoise, make_update
 
+TILES_OF_STRIDE = r"\(2, 21, 21, 4, 4, 4\), \(28224, 1344, 64, 16, 4, 1\)"
 NATURE_TILES = (  # as large as the stride where each tap is a product, 2 x 2 where it is a convolution
-    r"\(2, 21, 21, 4, 4, 4\), \(28224, 1344, 64, 16, 4, 1\), torch.bfloat16"
+    rf"{TILES_OF_STRIDE}, torch.bfloat16"
     if own_products() is not None
     else r"\(2, 42, 42, 2, 2, 4\), \(28224, 672, 16, 8, 4, 1\), torch.bfloat16"
 )
@@ -130,8 +131,17 @@ def test_products_are_written_for_the_torch_that_is_pinned() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("compiler.py", "operators.py", "stacks.py", "taps.py", "products.py", "float_products.py"),
-        *("products.h", "float_products.h", "vectors.h", "stacks.h"),
+        *(
+            "compiler.py",
+            "operators.py",
+            "native.py",
+            "stacks.py",
+            "taps.py",
+            "image_calls.py",
+            "products.py",
+            "float_products.py",
+        ),
+        *("products.h", "float_products.h", "float_taps.h", "vectors.h", "stacks.h"),
     ],
 )
 def test_what_the_compiler_was_taught_is_in_the_key_of_what_it_keeps(
@@ -223,7 +233,10 @@ def test_acting_for_several_seeds_looks_for_a_feature_once_and_not_in_every_prod
 @pytest.mark.parametrize(
     ("encoder", "precision", "floats", "convolutions"),
     [
-        ("nature", "fp32", r"\(2, 4, 84, 84\), .*torch.float32", 3),
+        (
+            *("nature", "fp32"),
+            *((rf"{TILES_OF_STRIDE}, torch.float32", 0) if own_float_products() else (r"\(2, 4, 84, 84\), .*torch.float32", 3)),
+        ),
         ("nature", "bf16", NATURE_TILES, 0 if own_products() is not None else 1),
         ("der", "fp32", r"\(2, 16, 16, 5, 5, 4\), \(25600, 1600, 100, 20, 4, 1\), torch.float32", 0),
     ],
@@ -231,7 +244,7 @@ def test_acting_for_several_seeds_looks_for_a_feature_once_and_not_in_every_prod
 def test_frames_become_floats_once_for_all_networks_that_look_at_them(
     encoder: Any, precision: Any, floats: str, convolutions: int
 ) -> None:
-    """Nature's as they are, der's as tiles whose pixels are moved side by side, without a division for each of them."""
+    """Nature's as they are, or as tiles where taps are products, der's as tiles whose pixels are moved side by side, without a division for each of them."""
     config = AgentConfig(encoder=encoder, hidden=(32,), double=True, batch_size=2, precision=precision)
     network = flat_network(lambda: QNetwork(config, (4, 84, 84), 3))
     torch.manual_seed(0)

@@ -26,7 +26,7 @@ from tests.agents.native import guarded, library, pointer
 from tests.agents.test_replay import layout, play
 
 teach_products()
-from agents import products  # noqa: E402  (after the compiler it teaches)
+from agents import image_calls  # noqa: E402  (after the compiler it teaches)
 
 CPU = torch.device("cpu")
 needs_tiles = pytest.mark.skipif(
@@ -42,7 +42,7 @@ extern "C" void call(const uint8_t* frames, const int64_t* index, uint16_t* out,
 
 @pytest.fixture(scope="module")
 def call(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
-    lib = library(tmp_path_factory.mktemp("stacks"), products.STACKS_HEADER.read_text() + CALL)
+    lib = library(tmp_path_factory.mktemp("stacks"), image_calls.STACKS_SOURCE.read_text() + CALL)
 
     def stacks(frames: Tensor, index: Tensor, out: Tensor, numbers: list[int], scale: float, threads: int) -> None:
         lib.call(*map(pointer, (frames, index, out)), (ctypes.c_int64 * 5)(*numbers), ctypes.c_float(scale), threads)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -130,8 +131,9 @@ def test_a_case_and_its_peer_run_in_turns_and_ratios_are_taken_pair_by_pair(monk
     assert found.matmul_share == 0.25
 
 
-def test_the_peer_does_the_same_work(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_peer_does_the_same_work_and_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Its updates are as many as ours would be, counted in the library's own optimiser."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     steps = 0
     step = torch.optim.Adam.step
 
@@ -146,6 +148,7 @@ def test_the_peer_does_the_same_work(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rate > 10
     learned = steps / 0.5  # steps since learning began: 100 of the warm-up, then what was timed
     assert 100 + 0.5 * 0.2 * rate < learned < 110 + 1.5 * 0.2 * rate + 20
+    assert list(tmp_path.glob("SB3*")) == []
 
 
 def test_the_command_shows_and_writes_what_was_timed(
