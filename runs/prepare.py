@@ -249,12 +249,12 @@ def lacking(precision: str, device: torch.device) -> str | None:
 
 
 def faster_precision(agent: AgentConfig, device: torch.device, compiled: bool) -> str | None:
-    """What to tell who computes convolutions in float32 on a CPU with bfloat16: `dqn` on Atari makes 1.7 times as many steps in it, with
+    """What to tell who computes convolutions in float32 on a CPU with bfloat16: `dqn` on Atari makes 1.5 times as many steps in it, with
     AMX 2.3 times."""
     if not compiled or device.type != "cpu" or agent.precision != "fp32" or agent.encoder in LOCKSTEP_ENCODERS:
         return None
     return (
-        "this CPU multiplies bfloat16 much faster than float32: see --agent.precision bf16"
+        "this CPU multiplies bfloat16 faster than float32: see --agent.precision bf16"
         if own_products() is not None
         else None
     )
