@@ -254,9 +254,7 @@ def faster_precision(agent: AgentConfig, device: torch.device, compiled: bool) -
     if not compiled or device.type != "cpu" or agent.precision != "fp32" or agent.encoder in LOCKSTEP_ENCODERS:
         return None
     return (
-        "this CPU multiplies bfloat16 faster than float32: see --agent.precision bf16"
-        if own_products() is not None
-        else None
+        "this CPU multiplies bfloat16 faster than float32: see --agent.precision bf16" if own_products() is not None else None
     )
 
 
