@@ -22,8 +22,7 @@ class ProgressLine:
         self.console = Console(highlight=False)
         self.live = Live(console=self.console, transient=False, refresh_per_second=4) if self.console.is_terminal else None
         self.last_plain_s = float("-inf")
-        # games, wall_s and fraction of the first report: setting up is no measure of speed
-        self.first: tuple[tuple[str, ...], float, float] | None = None
+        self.first: Progress | None = None  # of the runs that train now: setting up is no measure of speed
 
     def __enter__(self) -> ProgressLine:
         envs = self.config.envs
@@ -53,16 +52,17 @@ class ProgressLine:
     def text(self, progress: Progress) -> str:
         from analysis import units
 
-        if (
-            self.first is None or progress.games != self.first[0] or progress.wall_s < self.first[1]
-        ):  # a new group starts its own clock
-            self.first = (progress.games, progress.wall_s, progress.fraction)
+        runs = (progress.games, progress.seeds)
+        if self.first is None or runs != (self.first.games, self.first.seeds):  # each group has a clock of its own
+            self.first = progress
         parts = []
         if self.config.more_envs:
             parts.append(progress.games[0] if len(progress.games) == 1 else f"{len(progress.games)} games")
+        if len(progress.seeds) < len(self.config.seeds):
+            parts.append(f"seed {', '.join(map(str, progress.seeds))}")
         pace = f"{units.count(progress.steps_per_s)} steps/s"
         if progress.status == "running" and not progress.steps_per_s:
-            pace = "evaluating" if progress.evaluating else "set up" if progress.wall_s == self.first[1] else pace
+            pace = "evaluating" if progress.evaluating else "set up" if progress.wall_s == self.first.wall_s else pace
         parts += [f"{progress.fraction:4.0%}", pace]
         if progress.eval_score is not None:
             parts.append(f"score {units.score(progress.eval_score)}")
@@ -79,7 +79,10 @@ class ProgressLine:
             )
         if progress.status != "running":
             parts.append(f"{progress.status} after {units.duration(progress.wall_s)}")
-        elif progress.fraction > self.first[2]:
-            pace_s = (progress.wall_s - self.first[1]) / (progress.fraction - self.first[2])
-            parts.append(f"{units.duration(pace_s * (1 - progress.fraction))} left")
+        elif progress.fraction > self.first.fraction:
+            whole_s = (progress.wall_s - self.first.wall_s) / (progress.fraction - self.first.fraction)
+            left_s, more = whole_s * (1 - progress.fraction), progress.to_follow
+            parts.append(f"{units.duration(left_s)} left")
+            if more:
+                parts[-1] += f", about {units.duration(left_s + more * whole_s)} with the {more} to follow"
         return "  ".join(parts)

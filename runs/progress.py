@@ -30,6 +30,8 @@ class Progress:
     """What a listener is told at every heartbeat, evaluation and end; sums over the S runs of the process where it says so."""
 
     games: tuple[str, ...]  # the environments of these runs
+    seeds: tuple[int, ...]  # and their seeds
+    to_follow: int  # groups of runs that begin when this one has ended
     status: str
     fraction: float  # of the budget
     steps_per_s: float  # in sum over seeds: since the last report, and over the whole run once it has ended
@@ -55,6 +57,8 @@ class Reporter:
 
     listener: Listener
     games: tuple[str, ...]
+    seeds: tuple[int, ...]
+    to_follow: int
     counters: Counters
     budget: Budget
     wall_s: float  # at the last report
@@ -90,6 +94,8 @@ class Reporter:
         self.listener(
             Progress(
                 games=self.games,
+                seeds=self.seeds,
+                to_follow=self.to_follow,
                 status=status,
                 fraction=min(1.0, self.budget.fraction(counters)),
                 steps_per_s=(counters.steps - before_steps) * seeds / seconds,

@@ -93,7 +93,8 @@ def train(
             if config.resume and earlier is None:
                 on = f" on {', '.join(dict.fromkeys(runs.games))}" if config.more_envs else ""
                 notice(f"nothing to continue for seed {', '.join(map(str, dict.fromkeys(runs.seeds)))}{on}: starting")
-            outcomes += Group(config, runs, device, stopped, listener, notice, earlier, advise).run()
+            to_follow = sum(later is None or not later.ended for _, later in groups[number:])
+            outcomes += Group(config, runs, device, stopped, listener, notice, earlier, advise, to_follow).run()
             if stopped():
                 outcomes[-1] = replace(outcomes[-1], signal=stopped.signal)
                 if later := sum(len(runs.seeds) for runs, _ in groups[number:]):
@@ -201,8 +202,10 @@ class Group:
         notice: Callable[[str], None],
         earlier: Earlier | None = None,
         advise: Callable[[str], None] | None = None,
+        to_follow: int = 0,
     ) -> None:
-        """``earlier``: the runs that these continue; ``advise``: is told, instead of ``notice``, what there is to say of setting up."""
+        """``earlier``: the runs that these continue; ``advise``: is told, instead of ``notice``, what there is to say of setting up;
+        ``to_follow``: groups that begin when this one has ended."""
         self.config, self.runs, self.seeds = config, runs, runs.seeds
         env_spec, seeds = runs.env_specs[0], runs.seeds
         self._rate_hz = env_spec.frame_rate_hz
@@ -236,7 +239,8 @@ class Group:
         self.before, self.eval_scores, self.frozen, self.notes = taken.before, taken.eval_scores, taken.frozen, taken.notes
         self.earlier, self.restored, self.origin = earlier, taken.manifest, copy.deepcopy(self.counters)
         self.scores: list[list[float]] = [[] for _ in seeds]  # training games since the last report
-        self.reporter = Reporter(listener, tuple(dict.fromkeys(runs.games)), self.counters, self.budget, self.meter.wall_s)
+        games, of_games = tuple(dict.fromkeys(runs.games)), tuple(dict.fromkeys(seeds))
+        self.reporter = Reporter(listener, games, of_games, to_follow, self.counters, self.budget, self.meter.wall_s)
 
     def run(self) -> list[Outcome]:
         """Train to the end of the budget or an interrupt, and write everything down."""

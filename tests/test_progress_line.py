@@ -13,7 +13,7 @@ from runs.config import RunConfig
 from runs.progress import Progress
 
 NOW = Progress(
-    games=("CartPole-v1",), status="running", fraction=0.0, steps_per_s=0.0, steps=0, frames=0, play_s=0.0, wall_s=5.0, joules=36.0, low_j=7.2,
+    games=("CartPole-v1",), seeds=(0,), to_follow=0, status="running", fraction=0.0, steps_per_s=0.0, steps=0, frames=0, play_s=0.0, wall_s=5.0, joules=36.0, low_j=7.2,
     high_j=72.0, energy_method="estimated", evaluating=False, train_score=None, eval_score=None,
 )  # fmt: skip
 LATER = replace(NOW, fraction=0.25, steps_per_s=125.0, steps=1_000, frames=1_000, play_s=20.0, wall_s=13.0, train_score=21.5)
@@ -35,6 +35,20 @@ def test_while_it_trains_speed_score_play_energy_and_what_is_left(line: Progress
     assert text.startswith(" 25%  125 steps/s  training score 21.5  1,000 frames (20.0 s of human play)  about 0.0100 Wh")
     assert text.endswith("  24.0 s left")
     assert "0 steps/s" in line.text(replace(LATER, steps_per_s=0.0, wall_s=15.0)), "a training that stands still"
+
+
+def test_where_seeds_train_one_after_another_it_says_which_and_what_all_of_them_take(tmp_path: Path) -> None:
+    """Each has a clock of its own, also one that goes on from a checkpoint, whose seconds are more than those of the one before."""
+    line = ProgressLine(RunConfig("dqn", "ALE/Pong-v5", AgentConfig(), (0, 1, 2), out=str(tmp_path)))
+    line.text(replace(NOW, to_follow=2))
+    text = line.text(replace(LATER, to_follow=2))
+    assert text.startswith("seed 0   25%  125 steps/s")
+    assert text.endswith("  24.0 s left, about 88.0 s with the 2 to follow")
+    resumed = replace(NOW, seeds=(1,), to_follow=1, fraction=0.5, wall_s=100.0)
+    assert "left" not in line.text(resumed)
+    assert line.text(replace(resumed, fraction=0.75, wall_s=110.0)).endswith("  10.0 s left, about 50.0 s with the 1 to follow")
+    line.text(replace(NOW, seeds=(2,)))
+    assert line.text(replace(LATER, seeds=(2,))).endswith("  24.0 s left")
 
 
 def test_an_evaluation_is_no_training_at_no_speed(line: ProgressLine) -> None:

@@ -252,6 +252,7 @@ def test_a_signal_that_comes_as_one_group_ends_ends_the_command_and_is_told(tmp_
     )
 
     def at_the_end(progress: Progress) -> None:
+        assert (progress.seeds, progress.to_follow) == ((0,), 1)
         if progress.status == "finished":
             os.kill(os.getpid(), signal.SIGTERM)
 

@@ -148,7 +148,13 @@ def test_games_side_by_side_that_were_interrupted_go_on_as_if_they_had_not_been(
 def test_on_a_cpu_games_train_one_after_another_and_finished_ones_are_left_alone(tmp_path: Path) -> None:
     notes = list[str]()
     (first,) = train(config(tmp_path, env=GAMES[1], more_envs=(), seeds=(0,)))
-    both = train(config(tmp_path, seeds=(0,), resume=True), notice=notes.append)
+    told = set[tuple[Any, ...]]()
+
+    def listener(progress: Progress) -> None:
+        told.add((progress.games, progress.seeds, progress.to_follow))
+
+    both = train(config(tmp_path, seeds=(0,), resume=True), listener, notes.append)
+    assert told == {((GAMES[0],), (0,), 0)}, "the other has ended"
     assert [o.folder for o in both] == [tmp_path / game / "dqn" / "seed0" for game in GAMES]
     assert both[1].params_sha256 == first.params_sha256
     assert notes == [
