@@ -174,12 +174,9 @@ def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 SOURCES = (
-    *(
-        f"{name}.py"
-        for name in ("compiler", "operators", "native", "stacks", "taps", "image_calls", "products", "float_products")
-    ),
-    *(f"{name}.h" for name in ("vectors", "products", "float_products", "float_taps", "stacks")),
-)
+    "compiler.py", "operators.py", "native.py", "products.py", "float_products.py", "stacks.py", "taps.py", "image_calls.py",
+    "vectors.h", "products.h", "float_products.h", "float_taps.h", "stacks.h",
+)  # fmt: skip
 
 
 def _taught() -> str:

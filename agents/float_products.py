@@ -19,7 +19,8 @@ from agents.native import call_of
 HEADERS = [Path(__file__).with_name(name) for name in ("vectors.h", "float_products.h")]
 
 LARGE_NUMBERS = 1 << 20
-"""So many of a second operand are not turned, where it lies as its transpose, if the first has fewer: they are in no cache anyway."""
+"""A second operand of so many that lies as its transpose is in no cache: if it has more columns than the first has rows, that one is
+turned instead."""
 
 
 def teach_float_products() -> None:
@@ -60,11 +61,11 @@ def _product(a: Any, b: Any) -> Any:
         made = _product(*map(_transposed, reversed(given)))  # which turns the first
         return None if made is None else _transposed(made)
 
-    def written(pointers: Sequence[str], out: str) -> Sequence[object]:
+    def of_product(pointers: Sequence[str], out: str) -> Sequence[object]:
         return *pointers, out, *fields
 
     source = "".join(header.read_text() for header in HEADERS)
-    return call_of(source, "product", "FloatProduct", written, [a, b], layout)
+    return call_of(source, "product", "FloatProduct", of_product, [a, b], layout)
 
 
 def _transposed(matrices: Any) -> Any:

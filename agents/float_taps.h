@@ -15,7 +15,8 @@
 
 namespace playmeter {
 
-// Weights are [outputs, tall, wide, channels], what comes of an image [high, across, outputs]. Channels and outputs are multiples of 32.
+// Weights are [outputs, tall, wide, channels], what comes of an image [high, across, outputs]. Channels and outputs are multiples of 32,
+// and there is at least one image.
 struct FloatTaps {
     const float *a, *b, *bias;
     float* out;

@@ -31,45 +31,45 @@ class Taps(NamedTuple):
     width: int
     channels: int
     outputs: int
-    down: int
-    right: int
+    tall: int
+    wide: int
 
     @property
-    def of_input(self) -> list[int]:
+    def input_size(self) -> list[int]:
         return [self.images, self.height, self.width, self.channels]
 
     @property
-    def of_output(self) -> list[int]:
-        return [self.images, self.height - self.down + 1, self.width - self.right + 1, self.outputs]
+    def output_size(self) -> list[int]:
+        return [self.images, self.height - self.tall + 1, self.width - self.wide + 1, self.outputs]
 
     @property
-    def of_weights(self) -> list[int]:
-        return [self.outputs, self.down, self.right, self.channels]
+    def weight_size(self) -> list[int]:
+        return [self.outputs, self.tall, self.wide, self.channels]
 
 
 def teach_images() -> None:
-    """Have the compiler use them, on CPUs where the program multiplies such numbers itself."""
+    """Have the compiler use them. Who calls the operators sees to it that the program multiplies such numbers itself."""
     operators = torch.ops.playmeter
 
     @lowering.register_lowering(operators.taps_output.default, type_promotion_kind=None)
     def _(x: Any, weight: Any, bias: Any) -> Any:
-        (images, height, width, channels), (outputs, down, right, of_weights) = map(sizes, (x, weight))
-        taps = Taps(images, height, width, channels, outputs, down, right)
+        (images, height, width, channels), (outputs, tall, wide, of_weights) = map(sizes, (x, weight))
+        taps = Taps(images, height, width, channels, outputs, tall, wide)
         assert of_weights == channels
-        return _call("output", [x, weight, bias], taps, taps.of_output)
+        return _call("output", [x, weight, bias], taps, taps.output_size)
 
     @lowering.register_lowering(operators.taps_input.default, type_promotion_kind=None)
     def _(gradient: Any, weight: Any) -> Any:
-        (images, high, wide, outputs), (of_weights, down, right, channels) = map(sizes, (gradient, weight))
-        taps = Taps(images, high + down - 1, wide + right - 1, channels, outputs, down, right)
+        (images, high, across, outputs), (of_weights, tall, wide, channels) = map(sizes, (gradient, weight))
+        taps = Taps(images, high + tall - 1, across + wide - 1, channels, outputs, tall, wide)
         assert of_weights == outputs
-        return _call("input", [gradient, weight], taps, taps.of_input)
+        return _call("input", [gradient, weight], taps, taps.input_size)
 
     @lowering.register_lowering(operators.taps_weights.default, type_promotion_kind=None)
     def _(gradient: Any, x: Any) -> Any:
-        (_, high, wide, outputs), (images, height, width, channels) = map(sizes, (gradient, x))
-        taps = Taps(images, height, width, channels, outputs, height - high + 1, width - wide + 1)
-        return _call("weights", [gradient, x], taps, taps.of_weights)
+        (_, high, across, outputs), (images, height, width, channels) = map(sizes, (gradient, x))
+        taps = Taps(images, height, width, channels, outputs, height - high + 1, width - across + 1)
+        return _call("weights", [gradient, x], taps, taps.weight_size)
 
     @lowering.register_lowering(operators.stacks_as_tiles.default, type_promotion_kind=None)
     def _(frames: Any, index: Any, height: int, width: int, scale: float) -> Any:
@@ -91,14 +91,14 @@ def _call(what: str, nodes: list[Any], taps: Taps, size: list[int]) -> Any:
 
 def _of_bfloat16(what: str, operands: list[Any], taps: Taps, layout: Any) -> Any:
     """Images are rows of products, but for the gradient of the weights, whose depth they are."""
-    count, channels = taps.down * taps.right, taps.outputs if what == "input" else taps.channels
+    count, channels = taps.tall * taps.wide, taps.outputs if what == "input" else taps.channels
     of_product, turned = {
         "output": ((taps.images, taps.outputs, count * taps.channels), (False, True, False)),
         "input": ((taps.images, taps.channels, count * taps.outputs), (False, False, False)),
-        "weights": ((taps.outputs, count * taps.channels, math.prod(taps.of_output[:3])), (True, False, False)),
+        "weights": ((taps.outputs, count * taps.channels, math.prod(taps.output_size[:3])), (True, False, False)),
     }[what]
     strides = [math.prod(size[1:]) for size in (*map(sizes, operands[:2]), layout.size)]
-    fields = (count, taps.right, channels, taps.height, taps.width, f"playmeter::Taps::OF_{what.upper()}")
+    fields = (count, taps.wide, channels, taps.height, taps.width, f"playmeter::Taps::OF_{what.upper()}")
     return product_call(operands, layout, False, *of_product, *strides, *turned, braced(fields))
 
 

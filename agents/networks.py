@@ -103,7 +103,7 @@ class QNetwork(nn.Module):
         if noise is not None and self.noise_width:
             noise = once(noise.sign() * noise.abs().sqrt())  # f of Fortunato et al. 2018, eq. 10
         with torch.autocast(obs.device.type, torch.bfloat16) if bf16 else nullcontext():
-            value_hidden, advantage_hidden = self._hidden(obs if scaled else self.scaled(obs), noise, tau)
+            value_hidden, advantage_hidden = self._hidden(obs if scaled else self.scaled(obs, bf16), noise, tau)
         batch = advantage_hidden.shape[:-1]  # [B], or [B, N] with quantiles
         out = self.advantage(advantage_hidden.float(), noise).unflatten(-1, (self.num_actions, -1))
         if value_hidden is not None:

@@ -58,7 +58,8 @@ def own_products() -> Literal["AMX", "AVX512-BF16"] | None:
 
 @cache
 def own_float_products() -> bool:
-    """Whether compiled code multiplies matrices of float32 itself (agents/float_products.py), with AVX-512; else it calls a library."""
+    """Whether compiled code multiplies matrices of float32 itself (agents/float_products.py), convolutions as well, with AVX-512; else it
+    calls a library."""
     cpu = torch.cpu
     if not torch.__version__.startswith(PRODUCTS_FOR_TORCH) or not cpu._is_avx512_supported():
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import shutil
 from collections.abc import Callable
 
@@ -12,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch._dynamo.utils import counters
-from torch._inductor.utils import fresh_cache
+from torch._inductor.utils import fresh_cache, run_and_get_code
 
 from agents.compiler import compiled, teach_products
 from agents.operators import own_float_products
@@ -142,6 +143,8 @@ MANY, WEIGHTS, OUTS = random(4, 32, 100), random(4, 30, 100), random(4, 32, 30)
         (torch.mm, (X[:, ::2], WEIGHT[:, ::2].t()), 1),  # of numbers that do not lie side by side: the compiler copies them
         (torch.bmm, (MANY, random(30, 100, 4).permute(2, 1, 0)), 0),  # neither rows nor columns lie side by side, but matrices
         (torch.mm, (X.double(), WEIGHT.t().double()), 0),
+        (linear, (random(5, 4096), random(300, 4096), BIAS), 1),  # large: below
+        (torch.bmm, (random(2, 5, 4096), random(2, 300, 4096).mT), 1),
         (linear, (X[:1], WEIGHT, BIAS), 0),  # one observation
         (gradients, (X, WEIGHT[:1], OUT[:, :1]), 1),  # of a layer with one output: of its input there is nothing to add up
         (torch.bmm, (MANY, WEIGHTS[:, :1].mT), 0),
@@ -159,3 +162,22 @@ def test_the_compiler_uses_it_where_it_fits(function: Callable[..., Tensor], arg
     wide = function(*(x.double() for x in arguments))
     for one, want in zip(*((x,) if isinstance(x, Tensor) else x for x in (got, wide)), strict=True):
         torch.testing.assert_close(one.double(), want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.compiler
+@pytest.mark.skipif(not own_float_products(), reason="on this CPU, or by this compiler, a library multiplies float32")
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "rows", "turned"),
+    [
+        (4096, 300, 5, "a batch"),
+        (4096, 250, 5, "weights"),  # fewer than a million
+        (4096, 300, 400, "weights"),  # of a batch that is larger
+    ],
+)
+def test_of_a_large_layer_a_batch_is_turned_instead_of_the_weights(inputs: int, outputs: int, rows: int, turned: str) -> None:
+    with fresh_cache():
+        _, (code,) = run_and_get_code(
+            compiled(lambda *given: linear(*given), CPU), random(rows, inputs), random(outputs, inputs), random(outputs)
+        )
+    high, wide = (outputs, rows) if turned == "a batch" else (rows, outputs)
+    assert re.findall(r"FloatProduct\{[^}]*\}", code)[0].split(", ")[3:7] == ["1", str(high), str(wide), str(inputs)]
