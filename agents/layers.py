@@ -124,8 +124,10 @@ class StridedConv2d(nn.Conv2d):
 
     def by_taps(self, bf16: bool) -> bool:
         """Whether a batch is done by agents/taps.py, on a CPU."""
-        channels, ours = self.in_channels * math.prod(self.stride), own_products() is not None if bf16 else own_float_products()
-        return traced() and ours and channels % CHANNELS == 0 and self.out_channels % CHANNELS == 0
+        if not traced():  # first: torch.compile cannot look into what asks the CPU
+            return False
+        ours = own_products() is not None if bf16 else own_float_products()
+        return ours and self.in_channels * math.prod(self.stride) % CHANNELS == 0 and self.out_channels % CHANNELS == 0
 
     def _over_taps(self, tiles: Tensor) -> Tensor:
         weight = tiled(self.weight.to(tiles.dtype), *self.stride).contiguous()

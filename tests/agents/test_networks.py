@@ -144,6 +144,24 @@ def test_nature_divides_pixels_by_255() -> None:
     torch.testing.assert_close(net.q_values(net(pixels)), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("bf16", [True, False], ids=["bfloat16", "float32"])
+@pytest.mark.parametrize("encoder", ["nature", "der"])
+def test_torch_compile_sees_the_whole_of_it(encoder: Any, bf16: bool) -> None:
+    """As it is compiled for a GPU: what asks the processor would end it there."""
+    network = flat_network(lambda: QNetwork(AgentConfig(encoder=encoder, hidden=(32,)), (4, 84, 84), 3))
+    params = network.init(torch.Generator().manual_seed(0))
+
+    def gradient(params: Tensor, obs: Tensor) -> Tensor:
+        def loss(params: Tensor) -> Tensor:
+            scaled = network.module.scaled(obs, bf16)
+            return network.apply(network.unflatten(params), scaled, bf16=bf16, scaled=True).square().sum()
+
+        return torch.func.grad(loss)(params)
+
+    obs = torch.randint(256, (2, 4, 84, 84), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(torch.compile(gradient, backend="eager", fullgraph=True)(params, obs), gradient(params, obs))
+
+
 def test_flat_network_computes_what_the_module_computes() -> None:
     config = AgentConfig(encoder="minatar", hidden=(32,), dueling=True)
     net = flat_network(lambda: QNetwork(config, (4, 10, 10), 3))
