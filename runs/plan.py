@@ -25,7 +25,8 @@ from runs.evaluate import evaluate
 from runs.family import FamilyTrainer
 from runs.prepare import Runs, check_warm_up, lockstep_groups, resolve_device
 from runs.schema import FINAL_CHECKPOINT, RUNNING, LedgerLine, read_ledger, total_energy
-from runs.train import Group, Stop
+from runs.stopping import Stop
+from runs.train import Group
 
 TRAINING_PHASES = ("act", "learn", "env", "io")
 HEARTBEAT_S = 1.0  # shorter ones wait for the disk so often that the forecast is a fifth too slow

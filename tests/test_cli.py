@@ -18,7 +18,7 @@ from cli.train import envs_of
 from envs import SUITES
 from runs import schema
 from runs.progress import Progress
-from runs.train import SAME_WISH_S
+from runs.stopping import SAME_WISH_S
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = [

@@ -190,3 +190,17 @@ def test_a_batch_of_one_is_a_batch() -> None:
     with fresh_cache():
         for one in (values(params, frames[:1]), compiled(values, CPU)(params, frames[:1])):
             torch.testing.assert_close(one, both[:1], rtol=0.05, atol=0.01)
+
+
+def test_in_bfloat16_observations_may_be_scaled_before_or_not() -> None:
+    network = flat_network(lambda: QNetwork(AgentConfig(encoder="nature", hidden=(32,)), (4, 84, 84), 6))
+    params = network.init(torch.Generator().manual_seed(0))
+    frames = torch.randint(0, 256, (2, 4, 84, 84), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+    @torch.no_grad()
+    def both(params: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+        scaled = network.module.scaled(frames, True)
+        return tuple(network.apply(network.unflatten(params), obs, bf16=True, scaled=obs is scaled) for obs in (scaled, frames))
+
+    with fresh_cache():
+        assert torch.equal(*compiled(both, CPU)(params, frames))

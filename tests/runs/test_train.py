@@ -31,7 +31,8 @@ from runs.family import FamilyTrainer
 from runs.folder import load_policy
 from runs.prepare import default_threads, lockstep_groups, replay_layout
 from runs.progress import Progress
-from runs.train import Outcome, interruptible, train
+from runs.stopping import interruptible
+from runs.train import Outcome, train
 
 SMALL = AgentConfig(hidden=(16,), batch_size=8, learning_starts_steps=50, epsilon_decay_steps=200, replay_capacity=1000)
 SMALL_ATARI = replace(
@@ -224,7 +225,7 @@ def interrupt_twice(progress: Progress) -> None:
 def test_a_second_interrupt_ends_the_run_at_once_and_its_ledger_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runs.train.SAME_WISH_S", 0.0)
+    monkeypatch.setattr("runs.stopping.SAME_WISH_S", 0.0)
     with pytest.raises(KeyboardInterrupt):
         train(config(tmp_path, budget="1000k-steps"), interrupt_twice)
     assert schema.read_ledger(tmp_path / "CartPole-v1/dqn/seed0")[-1].status == "interrupted"
