@@ -28,38 +28,29 @@ struct FloatProduct {
 
 constexpr int64_t FLOAT_DEPTH = 512;  // so much of the depth at once: what is turned of b is 64 KiB
 
-// Some of the depth, in both operands.
-struct Span {
-    const float *a, *b;
-};
-
-// ROWS rows of VECTORS of 16 columns, the last one's those of `last`: what is at `begin`, or zeros, and over `depth` numbers of each span.
-// In full they are half of the registers.
+// ROWS rows of VECTORS of 16 columns, the last one's those of `last`: begun anew, or added to. In full they are half of the registers.
 template <int ROWS, int VECTORS>
 inline void add_rows(
-    const Span* span, int64_t spans, int64_t depth, int64_t a_down, int64_t a_right, int64_t b_down, __mmask16 last, const float* begin,
-    int64_t begin_down, float* out, int64_t out_down) {
+    const float* a, int64_t a_down, int64_t a_right, const float* b, int64_t b_down, int64_t depth, float* out, int64_t out_down,
+    __mmask16 last, bool anew) {
     __m512 sums[ROWS][VECTORS];
     const auto mask = [&](int v) -> __mmask16 { return v == VECTORS - 1 ? last : 0xffff; };
 #pragma GCC unroll 8
     for (int i = 0; i < ROWS; i++) {
 #pragma GCC unroll 2
         for (int v = 0; v < VECTORS; v++) {
-            sums[i][v] = begin ? _mm512_maskz_loadu_ps(mask(v), begin + i * begin_down + 16 * v) : _mm512_setzero_ps();
+            sums[i][v] = anew ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(mask(v), out + i * out_down + 16 * v);
         }
     }
-    for (const Span* end = span + spans; span < end; span++) {
-        const float *a = span->a, *b = span->b;
-        for (int64_t k = 0; k < depth; k++, a += a_right, b += b_down) {
-            __m512 row[VECTORS];
+    for (int64_t k = 0; k < depth; k++, a += a_right, b += b_down) {
+        __m512 row[VECTORS];
 #pragma GCC unroll 2
-            for (int v = 0; v < VECTORS; v++) row[v] = _mm512_maskz_loadu_ps(mask(v), b + 16 * v);
+        for (int v = 0; v < VECTORS; v++) row[v] = _mm512_maskz_loadu_ps(mask(v), b + 16 * v);
 #pragma GCC unroll 8
-            for (int i = 0; i < ROWS; i++) {
-                const __m512 of_a = _mm512_set1_ps(a[i * a_down]);
+        for (int i = 0; i < ROWS; i++) {
+            const __m512 of_a = _mm512_set1_ps(a[i * a_down]);
 #pragma GCC unroll 2
-                for (int v = 0; v < VECTORS; v++) sums[i][v] = _mm512_fmadd_ps(of_a, row[v], sums[i][v]);
-            }
+            for (int v = 0; v < VECTORS; v++) sums[i][v] = _mm512_fmadd_ps(of_a, row[v], sums[i][v]);
         }
     }
 #pragma GCC unroll 8
@@ -109,9 +100,8 @@ inline void columns_of(const FloatProduct& p, int64_t matrix, int64_t n, int64_t
         }
         for (int64_t m = from; m < to; m += taken) {
             const auto add = columns > 16 ? add_of<2>(to - m, taken) : add_of<1>(to - m, taken);
-            const Span span{a + m * p.a_down + k * p.a_right, rows_of_b};
-            float* rows = out + m * p.out_down;
-            add(&span, 1, depth, p.a_down, p.a_right, b_down, last, k == 0 ? nullptr : rows, p.out_down, rows, p.out_down);
+            add(a + m * p.a_down + k * p.a_right, p.a_down, p.a_right, rows_of_b, b_down, depth, out + m * p.out_down, p.out_down, last,
+                k == 0);
         }
     }
 }

@@ -1,6 +1,6 @@
 """The operators of agents/taps.py and agents/stacks.py as calls of C++ of ours.
 
-Convolutions of bfloat16 are in agents/products.h, of float32 in agents/float_taps.h; stacks, of bfloat16 alone, in agents/stacks.h.
+Convolutions of bfloat16 are in agents/products.h, of float32 in agents/winograd.h; stacks, of bfloat16 alone, in agents/stacks.h.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ import torch
 import torch._inductor.lowering as lowering  # before templates, which import it half done
 from torch._inductor import ir
 
-from agents import float_products
 from agents.native import braced, call_of, contiguous, sizes
 from agents.products import product_call
 from agents.stacks import STACK
-from agents.taps import CHANNELS
+from agents.taps import CHANNELS, WINOGRAD_TAPS
 
 STACKS_SOURCE = Path(__file__).with_name("stacks.h")
-FLOAT_SOURCES = [*float_products.HEADERS, Path(__file__).with_name("float_taps.h")]
+WINOGRAD_SOURCES = [Path(__file__).with_name(name) for name in ("vectors.h", "winograd.h")]
 
 
 class Taps(NamedTuple):
@@ -104,8 +103,11 @@ def _of_bfloat16(what: str, operands: list[Any], taps: Taps, layout: Any) -> Any
 
 
 def _of_float32(what: str, operands: list[Any], taps: Taps, layout: Any) -> Any:
-    source = "".join(header.read_text() for header in FLOAT_SOURCES)
-    no_bias = ["nullptr"] * (3 - len(operands))
-    return call_of(
-        source, f"taps_{what}", "FloatTaps", lambda pointers, out: (*pointers, *no_bias, out, *taps), operands, layout
-    )
+    assert (taps.tall, taps.wide) in WINOGRAD_TAPS
+    *sizes_of_both, tall, _ = taps
+
+    def fields(pointers: Sequence[str], out: str) -> Sequence[object]:
+        return *pointers, *["nullptr"] * (3 - len(pointers)), out, *sizes_of_both
+
+    source = "".join(header.read_text() for header in WINOGRAD_SOURCES)
+    return call_of(source, f"winograd_{what}", f"Winograd<{tall}>", fields, operands, layout)

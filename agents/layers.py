@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from agents.config import AgentConfig, ConfigError
-from agents.operators import once, own_float_products, own_products, traced
+from agents.operators import once, own_float_convolutions, own_products, traced
 from agents.stacks import tiled
-from agents.taps import CHANNELS, convolution
+from agents.taps import CHANNELS, WINOGRAD_TAPS, convolution
 
 FEW_INPUTS = 16
 """A vector register's worth of numbers."""
@@ -126,8 +126,10 @@ class StridedConv2d(nn.Conv2d):
         """Whether a batch is done by agents/taps.py, on a CPU."""
         if not traced():  # first: torch.compile cannot look into what asks the CPU
             return False
-        ours = own_products() is not None if bf16 else own_float_products()
-        return ours and self.in_channels * math.prod(self.stride) % CHANNELS == 0 and self.out_channels % CHANNELS == 0
+        if self.in_channels * math.prod(self.stride) % CHANNELS or self.out_channels % CHANNELS:
+            return False
+        taps = tuple(size // step for size, step in zip(self.kernel_size, self.stride, strict=True))
+        return own_products() is not None if bf16 else taps in WINOGRAD_TAPS and own_float_convolutions()
 
     def _over_taps(self, tiles: Tensor) -> Tensor:
         weight = tiled(self.weight.to(tiles.dtype), *self.stride).contiguous()

@@ -58,12 +58,20 @@ def own_products() -> Literal["AMX", "AVX512-BF16"] | None:
 
 @cache
 def own_float_products() -> bool:
-    """Whether compiled code multiplies matrices of float32 itself (agents/float_products.py), convolutions as well, with AVX-512; else it
-    calls a library."""
+    """Whether compiled code multiplies matrices of float32 itself (agents/float_products.py), with AVX-512; else it calls a library."""
+    return own_float_convolutions() and torch.cpu._is_avx512_supported() and _compiler_knows("AVX-512")
+
+
+@cache
+def own_float_convolutions() -> bool:
+    """Whether compiled code does convolutions of float32 itself (agents/winograd.h), with AVX-512 or AVX2; else it calls a library.
+
+    On AMD's CPUs, where it was measured.
+    """
     cpu = torch.cpu
-    if not torch.__version__.startswith(PRODUCTS_FOR_TORCH) or not cpu._is_avx512_supported():
+    if not torch.__version__.startswith(PRODUCTS_FOR_TORCH) or not cpu._is_avx2_supported():
         return False
-    return "AMD" in cpu.get_capabilities().get("cpu_name", "") and _compiler_knows("AVX-512")
+    return "AMD" in cpu.get_capabilities().get("cpu_name", "") and _compiler_knows("AVX2")
 
 
 def _compiler_knows(instructions: str) -> bool:
@@ -83,7 +91,8 @@ def _known_to_compiler() -> set[str]:
     except InvalidCxxCompiler:  # there is none, as beside a GPU, whose kernels need a C compiler only
         return set()
     amx = {"AMX" for each in sets if "amx_tile" in str(each)}
-    vectors = {"AVX-512" for each in sets if str(each).startswith("avx512")}
+    names = {"avx2": "AVX2", "avx512": "AVX-512"}
+    vectors = {name for each in sets for known, name in names.items() if str(each).startswith(known)}
     return amx | vectors | {"AVX512-BF16" for each in sets if getattr(each, "_is_avx512_bf16_supported", False)}
 
 

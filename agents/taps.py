@@ -1,7 +1,8 @@
-"""A convolution of stride 1 as products of the pixels where they lie: in compiled code on CPUs for which the program has products of its own.
+"""A convolution of stride 1 without its patches: in compiled code on CPUs for which the program has products of its own.
 
-As one product over patches every pixel is written once for each patch that it is in, and read again. Here the output at a place of all images is a sum
-over the taps of the kernel: of the images' pixels under a tap there, times its weights.
+As one product over patches every pixel is written once for each patch that it is in, and read again. In bfloat16 the output at a place of all images is a
+sum over the taps of the kernel here: of the images' pixels under a tap there, times its weights. In float32, which has digits to spare, tiles
+of several places take fewer products (agents/winograd.h).
 
 Images are [B, H, W, C], weights [N, h, w, C], what comes of them [B, H - h + 1, W - w + 1, N].
 """
@@ -16,6 +17,8 @@ from torch.autograd.function import FunctionCtx
 
 CHANNELS = 32
 """What the channels of a pixel, before and after, have to be a multiple of."""
+WINOGRAD_TAPS = ((2, 2), (3, 3))
+"""Down and across, that agents/winograd.h is for: what a kernel has in float32."""
 
 
 def convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ struct Scratch {
     }
 };
 
+#ifdef __AVX512F__
 // 16 x 16 float32, or pairs of bfloat16.
 inline void transpose(__m512i r[16]) {
     __m512i t[16];
@@ -53,6 +54,7 @@ inline void transpose(__m512i r[16]) {
         r[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
     }
 }
+#endif
 
 }  // namespace playmeter
 

@@ -15,13 +15,13 @@ from torch import Tensor
 PAGE = mmap.PAGESIZE
 
 
-def library(folder: Path, source: str) -> Any:
-    """C++ as a shared library."""
+def library(folder: Path, source: str, *options: str) -> Any:
+    """C++ as a shared library, by the compiler's options."""
     (folder / "call.cpp").write_text(source)
     compiler = shutil.which("g++")
     assert compiler is not None
     flags = ["-O1", "-march=native", "-fopenmp", "-shared", "-fPIC"]
-    subprocess.run([compiler, *flags, "call.cpp", "-o", "call.so"], cwd=folder, check=True)
+    subprocess.run([compiler, *flags, *options, "call.cpp", "-o", "call.so"], cwd=folder, check=True)
     return ctypes.CDLL(str(folder / "call.so"))
 
 

@@ -17,22 +17,15 @@ from agents.config import AgentConfig
 from agents.layers import StridedConv2d
 from agents.learner import over_seeds
 from agents.networks import QNetwork, flat_network
-from agents.operators import own_float_products, own_products
-from agents.taps import convolution
+from agents.operators import own_float_convolutions, own_float_products, own_products
+from agents.taps import WINOGRAD_TAPS, convolution
 
 CPU = torch.device("cpu")
-numbers = pytest.mark.parametrize(
-    "dtype",
-    [
-        pytest.param(
-            torch.bfloat16, marks=pytest.mark.skipif(own_products() is None, reason="no bfloat16 products of our own here")
-        ),
-        pytest.param(
-            torch.float32, marks=pytest.mark.skipif(not own_float_products(), reason="no float32 products of our own here")
-        ),
-    ],
-    ids=str,
-)
+MARKS = {
+    torch.bfloat16: pytest.mark.skipif(own_products() is None, reason="no bfloat16 products of our own here"),
+    torch.float32: pytest.mark.skipif(not own_float_convolutions(), reason="no float32 convolutions of our own here"),
+}
+numbers = pytest.mark.parametrize("dtype", [pytest.param(dtype, marks=mark) for dtype, mark in MARKS.items()], ids=str)
 Images = tuple[int, int, int, int]
 
 
@@ -79,6 +72,7 @@ CASES: list[tuple[Images, int, tuple[int, int]]] = [
     ((2, 9, 9, 32), 64, (3, 3)),
     ((4, 6, 5, 32), 32, (1, 4)),
     ((1, 40, 41, 64), 32, (4, 1)),
+    ((5, 8, 5, 96), 64, (3, 3)),
 ]
 
 
@@ -89,8 +83,16 @@ def test_written_out_it_is_the_convolution(images: Images, outputs: int, taps: t
     assert_near(of_taps(*tensors), of_torch(*(x.double() for x in tensors)))
 
 
-@numbers
-@pytest.mark.parametrize(("images", "outputs", "taps"), CASES, ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "images", "outputs", "taps"),
+    [
+        pytest.param(dtype, *case, marks=mark)
+        for dtype, mark in MARKS.items()
+        for case in CASES
+        if dtype == torch.bfloat16 or case[-1] in WINOGRAD_TAPS
+    ],
+    ids=str,
+)
 def test_compiled_it_is_the_convolution_and_three_products(
     images: Images, outputs: int, taps: tuple[int, int], dtype: torch.dtype
 ) -> None:
