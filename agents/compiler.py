@@ -22,7 +22,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from agents import disk_cache
-from agents.operators import own_float_convolutions, own_float_products, own_products
+from agents.operators import own_float_products, own_products
 
 SETTINGS = {"cpp_wrapper": True}
 """Of the compiler on a CPU. What leads from kernel to kernel is C++ too: as Python it took a tenth of a step, since after the kernels
@@ -187,7 +187,7 @@ def _taught() -> str:
 
 def _multiplying() -> str:
     """What compiled code multiplies by itself, and with what, as a word."""
-    return f"{own_products()} {own_float_products()} {own_float_convolutions()}"
+    return f"{own_products()} {own_float_products()}"
 
 
 def _put_into_key(word: str) -> None:
@@ -208,7 +208,7 @@ def teach_products() -> None:
         from agents import float_products
 
         float_products.teach_float_products()
-    if own_products() is not None or own_float_convolutions():
+    if own_products() is not None or own_float_products():
         from agents import image_calls
 
         image_calls.teach_images()

@@ -14,13 +14,14 @@ import torch
 import torch._inductor.lowering as lowering  # before templates, which import it half done
 from torch._inductor import ir
 
+from agents import float_products
 from agents.native import braced, call_of, contiguous, sizes
 from agents.products import product_call
 from agents.stacks import STACK
 from agents.taps import CHANNELS, WINOGRAD_TAPS
 
 STACKS_SOURCE = Path(__file__).with_name("stacks.h")
-WINOGRAD_SOURCES = [Path(__file__).with_name(name) for name in ("vectors.h", "winograd.h")]
+WINOGRAD_SOURCES = [*float_products.HEADERS, Path(__file__).with_name("winograd.h")]
 
 
 class Taps(NamedTuple):

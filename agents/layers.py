@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.config import AgentConfig, ConfigError
-from agents.operators import once, own_float_convolutions, own_products, traced
+from agents.operators import once, own_float_products, own_products, traced
 from agents.stacks import tiled
 from agents.taps import CHANNELS, WINOGRAD_TAPS, convolution
 
@@ -129,7 +129,7 @@ class StridedConv2d(nn.Conv2d):
         if self.in_channels * math.prod(self.stride) % CHANNELS or self.out_channels % CHANNELS:
             return False
         taps = tuple(size // step for size, step in zip(self.kernel_size, self.stride, strict=True))
-        return own_products() is not None if bf16 else taps in WINOGRAD_TAPS and own_float_convolutions()
+        return own_products() is not None if bf16 else taps in WINOGRAD_TAPS and own_float_products()
 
     def _over_taps(self, tiles: Tensor) -> Tensor:
         weight = tiled(self.weight.to(tiles.dtype), *self.stride).contiguous()

@@ -58,13 +58,8 @@ def own_products() -> Literal["AMX", "AVX512-BF16"] | None:
 
 @cache
 def own_float_products() -> bool:
-    """Whether compiled code multiplies matrices of float32 itself (agents/float_products.py), with AVX-512; else it calls a library."""
-    return own_float_convolutions() and torch.cpu._is_avx512_supported() and _compiler_knows("AVX-512")
-
-
-@cache
-def own_float_convolutions() -> bool:
-    """Whether compiled code does convolutions of float32 itself (agents/winograd.h), with AVX-512 or AVX2; else it calls a library.
+    """Whether compiled code multiplies matrices of float32 itself (agents/float_products.py), and does convolutions (agents/winograd.h), with
+    AVX-512 or AVX2; else it calls a library.
 
     On AMD's CPUs, where it was measured.
     """
@@ -91,8 +86,7 @@ def _known_to_compiler() -> set[str]:
     except InvalidCxxCompiler:  # there is none, as beside a GPU, whose kernels need a C compiler only
         return set()
     amx = {"AMX" for each in sets if "amx_tile" in str(each)}
-    names = {"avx2": "AVX2", "avx512": "AVX-512"}
-    vectors = {name for each in sets for known, name in names.items() if str(each).startswith(known)}
+    vectors = {"AVX2" for each in sets if str(each).startswith(("avx2", "avx512"))}
     return amx | vectors | {"AVX512-BF16" for each in sets if getattr(each, "_is_avx512_bf16_supported", False)}
 
 

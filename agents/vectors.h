@@ -27,7 +27,21 @@ struct Scratch {
     }
 };
 
+// A vector of float32 as wide as this CPU's, and the first lanes of one. ROWS pairs of vectors are most of the registers. torch's compiler
+// has a product and a sum rounded each for itself: who wants one instruction says so.
 #ifdef __AVX512F__
+
+constexpr int LANES = 16, ROWS = 8;
+using Floats = __m512;
+using First = __mmask16;
+
+inline First first_lanes(int64_t lanes) { return 0xffff >> (LANES - lanes); }
+inline Floats load(const float* from) { return _mm512_loadu_ps(from); }
+inline Floats load(const float* from, First lanes) { return _mm512_maskz_loadu_ps(lanes, from); }
+inline void store(float* to, Floats x) { _mm512_storeu_ps(to, x); }
+inline void store(float* to, Floats x, First lanes) { _mm512_mask_storeu_ps(to, lanes, x); }
+inline Floats multiply_add(float a, Floats b, Floats sum) { return _mm512_fmadd_ps(_mm512_set1_ps(a), b, sum); }
+
 // 16 x 16 float32, or pairs of bfloat16.
 inline void transpose(__m512i r[16]) {
     __m512i t[16];
@@ -54,6 +68,48 @@ inline void transpose(__m512i r[16]) {
         r[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
     }
 }
+
+inline void transpose(Floats r[16]) {
+    __m512i t[16];
+    for (int i = 0; i < 16; i++) t[i] = _mm512_castps_si512(r[i]);
+    transpose(t);
+    for (int i = 0; i < 16; i++) r[i] = _mm512_castsi512_ps(t[i]);
+}
+
+#else
+
+constexpr int LANES = 8, ROWS = 6;
+using Floats = __m256;
+using First = __m256i;
+
+inline First first_lanes(int64_t lanes) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(lanes), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+inline Floats load(const float* from) { return _mm256_loadu_ps(from); }
+inline Floats load(const float* from, First lanes) { return _mm256_maskload_ps(from, lanes); }
+inline void store(float* to, Floats x) { _mm256_storeu_ps(to, x); }
+inline void store(float* to, Floats x, First lanes) { _mm256_maskstore_ps(to, lanes, x); }
+inline Floats multiply_add(float a, Floats b, Floats sum) { return _mm256_fmadd_ps(_mm256_set1_ps(a), b, sum); }
+
+inline void transpose(Floats r[8]) {
+    Floats t[8];
+    for (int i = 0; i < 4; i++) {
+        t[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+        t[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+    }
+    for (int i = 0; i < 2; i++) {
+        r[4 * i] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0x44);
+        r[4 * i + 1] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0xee);
+        r[4 * i + 2] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0x44);
+        r[4 * i + 3] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0xee);
+    }
+    for (int i = 0; i < 4; i++) {
+        t[i] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x20);
+        t[i + 4] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x31);
+    }
+    for (int i = 0; i < 8; i++) r[i] = t[i];
+}
+
 #endif
 
 }  // namespace playmeter

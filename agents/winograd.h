@@ -12,22 +12,8 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <type_traits>
 
 namespace playmeter {
-
-#ifdef __AVX512F__
-constexpr int LANES = 16, ROWS = 8;
-#else
-constexpr int LANES = 8, ROWS = 6;
-#endif
-constexpr int64_t COLUMNS = 2 * LANES;  // ROWS of two vectors fill the registers, of a product's result
-
-typedef float Floats __attribute__((vector_size(4 * LANES)));
-typedef float FloatsAnywhere __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-
-inline Floats load(const float* from) { return *reinterpret_cast<const FloatsAnywhere*>(from); }
-inline void store(float* to, Floats x) { *reinterpret_cast<FloatsAnywhere*>(to) = x; }
 
 constexpr int SIDE = 4, POINTS = SIDE * SIDE;  // of a tile
 
@@ -121,11 +107,11 @@ inline Floats combined(int row, const Floats* x, int next) {
     for (int k = 0; k < C.columns; k++) {
         const float times = C.at[row][k];
         if (times == 1) {
-            sum = sum + x[k * next];
+            sum += x[k * next];
         } else if (times == -1) {
-            sum = sum - x[k * next];
+            sum -= x[k * next];
         } else if (times != 0) {
-            sum = sum + times * x[k * next];
+            sum = multiply_add(times, x[k * next], sum);
         }
     }
     return sum;
@@ -173,52 +159,10 @@ inline void of_points(const float* from, int64_t next, int64_t numbers, const fl
     }
 }
 
-// At each point out [rows, columns] = a [rows, depth] b [depth, columns], added to what is there if there is `more`. Strides in numbers:
-// from point to point, and of a from row to row and from column to column.
-struct Products {
-    const float *a, *b;
-    float* out;
-    int64_t rows, columns, depth, a_next, a_down, a_right, b_next, out_next;
-    bool more;
-};
-
-// So many rows of a result, two vectors of each.
-template <int COUNT>
-inline void add_block(const Products& p, const float* a, const float* b, float* out) {
-    Floats sums[COUNT][2];
-#pragma GCC unroll 8
-    for (int i = 0; i < COUNT; i++) {
-        for (int v = 0; v < 2; v++) sums[i][v] = p.more ? load(out + i * p.columns + LANES * v) : Floats{};
-    }
-    for (int64_t k = 0; k < p.depth; k++, a += p.a_right, b += p.columns) {
-        const Floats left = load(b), right = load(b + LANES);
-#pragma GCC unroll 8
-        for (int i = 0; i < COUNT; i++) {
-            const float of_a = a[i * p.a_down];
-            sums[i][0] += of_a * left;
-            sums[i][1] += of_a * right;
-        }
-    }
-#pragma GCC unroll 8
-    for (int i = 0; i < COUNT; i++) {
-        for (int v = 0; v < 2; v++) store(out + i * p.columns + LANES * v, sums[i][v]);
-    }
-}
-
-inline void multiply(const Products& p) {
+// At each point, a product; added to what is there if there is `more`.
+inline void multiply(const FloatProduct& p, bool more = false) {
     for (int64_t point = 0; point < POINTS; point++) {
-        for (int64_t n = 0; n < p.columns; n += COLUMNS) {
-            const float *a = p.a + point * p.a_next, *b = p.b + point * p.b_next + n;
-            float* out = p.out + point * p.out_next + n;
-            int64_t m = 0;
-            const auto rows = [&](auto count) {
-                for (; m + count <= p.rows; m += count) add_block<count>(p, a + m * p.a_down, b, out + m * p.columns);
-            };
-            rows(std::integral_constant<int, ROWS>());
-            rows(std::integral_constant<int, 4>());
-            rows(std::integral_constant<int, 2>());
-            rows(std::integral_constant<int, 1>());
-        }
+        for (int64_t n = 0; n < p.columns; n += COLUMNS) columns_of(p, point, n, 0, p.rows, nullptr, more);
     }
 }
 
@@ -254,8 +198,8 @@ void winograd_output(const Winograd<TAPS>& p, int threads) {
                 p.pixels(p.a + first * p.input(), tile, static_cast<const float*>(work.zeros), from);
                 to_points<Of::OF_PIXELS>(from, p.channels, work.pixels + tile * p.channels, work.next_pixels);
             }
-            multiply({work.pixels, weights, work.places, tiles, p.outputs, p.channels, work.next_pixels, p.channels, 1, layer,
-                      work.next_places, false});
+            multiply({work.pixels, weights, work.places, POINTS, tiles, p.outputs, p.channels, work.next_pixels, p.channels, 1, layer,
+                      p.outputs, 1, work.next_places, p.outputs});
             for (int64_t tile = 0; tile < tiles; tile++) {
                 p.places(p.out + first * p.output(), tile, work.ignored, to);
                 of_points<Of::TO_PLACES>(work.places + tile * p.outputs, work.next_places, p.outputs, begin, to);
@@ -290,8 +234,8 @@ void winograd_input(const Winograd<TAPS>& p, int threads) {
                 p.places(p.a + first * p.output(), tile, static_cast<const float*>(work.zeros), from);
                 to_points<Of::OF_PLACES>(from, p.outputs, work.places + tile * p.outputs, work.next_places);
             }
-            multiply({work.places, weights, work.pixels, tiles, p.channels, p.outputs, work.next_places, p.outputs, 1, layer,
-                      work.next_pixels, false});
+            multiply({work.places, weights, work.pixels, POINTS, tiles, p.channels, p.outputs, work.next_places, p.outputs, 1, layer,
+                      p.channels, 1, work.next_pixels, p.channels});
             std::fill_n(images, tiles / p.tiles() * p.input(), 0.f);
             for (int64_t tile = 0; tile < tiles; tile++) {  // which share pixels with those beside them
                 p.pixels(images, tile, work.ignored, to);
@@ -326,8 +270,8 @@ void winograd_weights(const Winograd<TAPS>& p, int threads) {
                     p.places(p.a + first * p.output(), tile, zeros, from);
                     to_points<Of::OF_PLACES>(from, p.outputs, work.places + tile * p.outputs, work.next_places);
                 }
-                multiply({work.places, work.pixels, sums + part * POINTS * layer, p.outputs, p.channels, tiles, work.next_places, 1,
-                          p.outputs, work.next_pixels, layer, first > begin});
+                multiply({work.places, work.pixels, sums + part * POINTS * layer, POINTS, p.outputs, p.channels, tiles, work.next_places,
+                          1, p.outputs, work.next_pixels, p.channels, 1, layer, p.channels}, begin < first);
             }
         }
 #pragma omp for

@@ -21,7 +21,7 @@ from agents import compiler, disk_cache
 from agents.compiler import compiled, teach_products
 from agents.config import AgentConfig
 from agents.networks import QNetwork, flat_network
-from agents.operators import PRODUCTS_FOR_TORCH, once, own_float_convolutions, own_float_products, own_products, take_rows
+from agents.operators import PRODUCTS_FOR_TORCH, once, own_float_products, own_products, take_rows
 from agents.update import Batch, OptState, UpdateNoise, make_update
 
 TILES_OF_STRIDE = r"\(2, 21, 21, 4, 4, 4\), \(28224, 1344, 64, 16, 4, 1\)"
@@ -103,35 +103,26 @@ def test_products_are_our_own_only_where_cpu_system_compiler_and_torch_can(
 
 
 @pytest.mark.parametrize(
-    ("cpu", "changed", "products", "convolutions"),
+    ("cpu", "changed", "own"),
     [
-        ("AMD EPYC 9655", {}, True, True),
-        ("AMD EPYC 7763", {"torch.cpu._is_avx512_supported": lambda: False, LISTED: lambda: ["avx2"]}, False, True),
-        ("AMD EPYC 9655", {LISTED: lambda: ["avx2"]}, False, True),
-        ("AMD Opteron 6180", {"torch.cpu._is_avx2_supported": lambda: False, LISTED: lambda: []}, False, False),
-        ("AMD EPYC 9655", {LISTED: no_compiler}, False, False),
-        ("AMD EPYC 9655", {"torch.__version__": "2.14.0"}, False, False),
-        ("Intel(R) Xeon(R) 6980P", {}, False, False),  # its maker's library is made for it
+        ("AMD EPYC 9655", {}, True),
+        ("AMD EPYC 7763", {LISTED: lambda: ["avx2"]}, True),
+        ("AMD Opteron 6180", {"torch.cpu._is_avx2_supported": lambda: False, LISTED: lambda: []}, False),
+        ("AMD EPYC 9655", {LISTED: lambda: []}, False),
+        ("AMD EPYC 9655", {LISTED: no_compiler}, False),
+        ("AMD EPYC 9655", {"torch.__version__": "2.14.0"}, False),
+        ("Intel(R) Xeon(R) 6980P", {}, False),  # its maker's library is made for it
     ],
 )
 def test_float32_is_multiplied_by_us_only_where_that_was_seen_to_be_faster(
-    cpu: str,
-    changed: dict[str, object],
-    products: bool,
-    convolutions: bool,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+    cpu: str, changed: dict[str, object], own: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(disk_cache, "_folder", tmp_path)  # not what is known of this machine's compiler
     monkeypatch.setattr(disk_cache, "_sources", disk_cache._hash_of_sources())
-    supported = {"torch.cpu._is_avx512_supported": lambda: True, "torch.cpu._is_avx2_supported": lambda: True}
-    whole = WHOLE | supported | {"torch.cpu.get_capabilities": lambda: {"cpu_name": cpu}}
+    whole = WHOLE | {"torch.cpu._is_avx2_supported": lambda: True, "torch.cpu.get_capabilities": lambda: {"cpu_name": cpu}}
     for name, value in (whole | changed).items():
         monkeypatch.setattr(name, value)
-    own_float_convolutions.cache_clear()  # which the other asks
-    assert own_float_products.__wrapped__() == products
-    assert own_float_convolutions.__wrapped__() == convolutions
-    own_float_convolutions.cache_clear()
+    assert own_float_products.__wrapped__() == own
 
 
 def test_products_are_written_for_the_torch_that_is_pinned() -> None:
@@ -247,11 +238,7 @@ def test_acting_for_several_seeds_looks_for_a_feature_once_and_not_in_every_prod
     [
         (
             *("nature", "fp32"),
-            *(
-                (rf"{TILES_OF_STRIDE}, torch.float32", 0)
-                if own_float_convolutions()
-                else (r"\(2, 4, 84, 84\), .*torch.float32", 3)
-            ),
+            *((rf"{TILES_OF_STRIDE}, torch.float32", 0) if own_float_products() else (r"\(2, 4, 84, 84\), .*torch.float32", 3)),
         ),
         ("nature", "bf16", NATURE_TILES, 0 if own_products() is not None else 1),
         ("der", "fp32", r"\(2, 16, 16, 5, 5, 4\), \(25600, 1600, 100, 20, 4, 1\), torch.float32", 0),
@@ -349,7 +336,6 @@ import torch._inductor.cpu_vec_isa
 asked = []
 compiler.own_products = lambda: asked.append("own products")
 compiler.own_float_products = lambda: asked.append("own float products")
-compiler.own_float_convolutions = lambda: asked.append("own float convolutions")
 torch._inductor.cpu_vec_isa.valid_vec_isa_list = lambda: asked.append("vector instructions")
 if sys.argv[1] == "cuda":
     compiler.compiled(lambda x: x * 2, torch.device("cuda"))
@@ -362,7 +348,7 @@ print(sorted(set(asked)))
         return subprocess.run([sys.executable, "-c", watch, device], capture_output=True, text=True, check=True).stdout.strip()
 
     assert asked("cuda") == "[]"
-    assert asked("cpu") == "['own float convolutions', 'own float products', 'own products', 'vector instructions']"
+    assert asked("cpu") == "['own float products', 'own products', 'vector instructions']"
 
 
 def test_importing_the_compiler_takes_no_hook_off_beside_another_import() -> None:

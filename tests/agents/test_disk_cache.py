@@ -334,7 +334,7 @@ def test_calls_of_the_same_name_that_were_made_from_other_things_are_kept_apart(
     assert tries("doubled", 1.0, 2.0) == expected
     with pytest.raises(TypeError, match="not callable"):
         tries("tripled", 1.0)
-    for name in ("own_products", "own_float_products", "own_float_convolutions"):  # what it multiplies with
+    for name in ("own_products", "own_float_products"):  # what it multiplies with
         with monkeypatch.context() as other_products:
             other_products.setattr(compiler, name, lambda: "others")
             with pytest.raises(TypeError, match="not callable"):

@@ -1,4 +1,4 @@
-"""Products of float32 matrices by AVX-512, against the same products in float64."""
+"""Products of float32 matrices by vectors, against the same products in float64."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from agents import float_products  # noqa: E402  (after the compiler it teaches)
 
 CPU = torch.device("cpu")
 needs_vectors = pytest.mark.skipif(
-    not torch.cpu._is_avx512_supported() or shutil.which("g++") is None, reason="this CPU has no AVX-512, or there is no g++"
+    not torch.cpu._is_avx2_supported() or shutil.which("g++") is None, reason="this CPU has no AVX2, or there is no g++"
 )
 
 CALL = """
@@ -35,11 +35,11 @@ extern "C" void call(const float* a, const float* b, float* out, const int64_t* 
 Call = Callable[[Tensor, Tensor, Tensor, int], None]
 
 
-@pytest.fixture(scope="module")
-def call(tmp_path_factory: pytest.TempPathFactory) -> Call:
+@pytest.fixture(scope="module", params=[(), ("-mno-avx512f",)], ids=["widest", "AVX2"])
+def call(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Call:
     """out [L, M, N] = a [L, M, K] b [L, K, N]: beside those that are ``guarded`` one number more would be a crash."""
     headers = "".join(header.read_text() for header in float_products.HEADERS)
-    lib = library(tmp_path_factory.mktemp("float_products"), headers + CALL)
+    lib = library(tmp_path_factory.mktemp("float_products"), headers + CALL, *request.param)
 
     def product(a: Tensor, b: Tensor, out: Tensor, threads: int) -> None:
         numbers = (*out.shape, a.shape[2], *a.stride(), *b.stride(), *out.stride()[:2])

@@ -17,13 +17,13 @@ from agents.config import AgentConfig
 from agents.layers import StridedConv2d
 from agents.learner import over_seeds
 from agents.networks import QNetwork, flat_network
-from agents.operators import own_float_convolutions, own_float_products, own_products
+from agents.operators import own_float_products, own_products
 from agents.taps import WINOGRAD_TAPS, convolution
 
 CPU = torch.device("cpu")
 MARKS = {
     torch.bfloat16: pytest.mark.skipif(own_products() is None, reason="no bfloat16 products of our own here"),
-    torch.float32: pytest.mark.skipif(not own_float_convolutions(), reason="no float32 convolutions of our own here"),
+    torch.float32: pytest.mark.skipif(not own_float_products(), reason="no float32 convolutions of our own here"),
 }
 numbers = pytest.mark.parametrize("dtype", [pytest.param(dtype, marks=mark) for dtype, mark in MARKS.items()], ids=str)
 Images = tuple[int, int, int, int]
