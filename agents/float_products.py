@@ -1,7 +1,7 @@
 """agents/float_products.h in compiled code, for products of float32 matrices on a CPU whose library is far from its limit.
 
-The library is MKL, which uses AVX-512 on Intel's CPUs only. On AMD's it multiplies with half of each register, if that has 512 bits, and in a
-small network takes as long again to look at what it was given and to rearrange it.
+The library is MKL, which uses AVX-512 on Intel's CPUs only. On AMD's it multiplies with half of each register, if that has 512 bits,
+and in a small network takes as long again to look at what it was given and to rearrange it.
 """
 
 from __future__ import annotations

@@ -92,9 +92,10 @@ class StridedConv2d(nn.Conv2d):
     """A convolution whose patches overlap, by a stride that divides its kernel. As torch's, but on a CPU faster in three cases.
 
     One image is a matrix product over its patches. A batch is a convolution of stride 1 over tiles as large as the stride
-    (agents/taps.py) where compiled code multiplies such numbers itself. Elsewhere one in bfloat16 is a matrix product over its patches
-    too: torch's gradients take two to three times as long. Only a first layer, which has far more patches than the others, stays a
-    convolution, but one over 2 x 2 pixels, whose channels count as its own: with few channels torch's gradient takes twice as long.
+    (agents/taps.py) where compiled code multiplies such numbers itself and has a form for the taps. Elsewhere one in bfloat16 is a
+    matrix product over its patches too: torch's gradients take two to three times as long. Only a first layer, which has far more
+    patches than the others, stays a convolution, but one over 2 x 2 pixels, whose channels count as its own: with few channels
+    torch's gradient takes twice as long.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -58,8 +58,8 @@ def own_products() -> Literal["AMX", "AVX512-BF16"] | None:
 
 @cache
 def own_float_products() -> bool:
-    """Whether compiled code multiplies matrices of float32 itself (agents/float_products.py), and does convolutions (agents/winograd.h), with
-    AVX-512 or AVX2; else it calls a library.
+    """Whether compiled code multiplies matrices of float32 itself (agents/float_products.py), and does convolutions (agents/winograd.h),
+    with AVX-512 or AVX2; else it calls a library.
 
     On AMD's CPUs, where it was measured.
     """

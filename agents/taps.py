@@ -1,8 +1,8 @@
 """A convolution of stride 1 without its patches: in compiled code on CPUs for which the program has products of its own.
 
-As one product over patches every pixel is written once for each patch that it is in, and read again. In bfloat16 the output at a place of all images is a
-sum over the taps of the kernel here: of the images' pixels under a tap there, times its weights. In float32, which has digits to spare, tiles
-of several places take fewer products (agents/winograd.h).
+As one product over patches every pixel is written once for each patch that it is in, and read again. Here, in bfloat16, the output at a
+place of all images is a sum over the taps of the kernel: of the images' pixels under a tap there, times its weights. In float32, which
+has digits to spare, tiles of several places take fewer products (agents/winograd.h).
 
 Images are [B, H, W, C], weights [N, h, w, C], what comes of them [B, H - h + 1, W - w + 1, N].
 """

@@ -27,8 +27,8 @@ struct Scratch {
     }
 };
 
-// A vector of float32 as wide as this CPU's, and the first lanes of one. ROWS pairs of vectors are most of the registers. torch's compiler
-// has a product and a sum rounded each for itself: who wants one instruction says so.
+// A vector of float32 as wide as this CPU's, and the first lanes of one. ROWS pairs of vectors are half of AVX-512's registers,
+// and most of AVX2's. torch's compiler has a product and a sum rounded each for itself: who wants one instruction says so.
 #ifdef __AVX512F__
 
 constexpr int LANES = 16, ROWS = 8;
@@ -83,7 +83,7 @@ using Floats = __m256;
 using First = __m256i;
 
 inline First first_lanes(int64_t lanes) {
-    return _mm256_cmpgt_epi32(_mm256_set1_epi32(lanes), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(lanes)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 inline Floats load(const float* from) { return _mm256_loadu_ps(from); }
 inline Floats load(const float* from, First lanes) { return _mm256_maskload_ps(from, lanes); }

@@ -63,14 +63,14 @@ struct Winograd {
     int64_t tiles() const { return (high() + PLACES - 1) / PLACES * tiles_across(); }
     int64_t together() const { return std::min(images, (31 + tiles()) / tiles()); }  // images, with 32 tiles or more
 
-    // Where the pixels of a tile are among those of images, or its places; `outside` for those that are outside their image.
+    // Where the pixels of a tile are among those of images from `begin` on, or its places; `outside` for those that are outside their image.
     template <typename Number>
-    void pixels(Number* images, int64_t tile, Number* outside, Number** at) const {
-        square(images + tile / tiles() * input(), SIDE, tile % tiles(), height, width, channels, outside, at);
+    void pixels(Number* begin, int64_t tile, Number* outside, Number** at) const {
+        square(begin + tile / tiles() * input(), SIDE, tile % tiles(), height, width, channels, outside, at);
     }
     template <typename Number>
-    void places(Number* images, int64_t tile, Number* outside, Number** at) const {
-        square(images + tile / tiles() * output(), PLACES, tile % tiles(), high(), across(), outputs, outside, at);
+    void places(Number* begin, int64_t tile, Number* outside, Number** at) const {
+        square(begin + tile / tiles() * output(), PLACES, tile % tiles(), high(), across(), outputs, outside, at);
     }
     template <typename Number>
     void square(Number* image, int side, int64_t tile, int64_t tall, int64_t wide, int64_t numbers, Number* outside, Number** at) const {
@@ -81,10 +81,12 @@ struct Winograd {
     }
 };
 
-// Of some images: [points, tiles, channels] and [points, tiles, outputs], which a thread works on, and what is outside of images.
+// What a thread works on, of some images: [points, tiles, channels] and [points, tiles, outputs]; what is outside of images; and a channel's
+// weights [taps, taps, outputs].
 template <int TAPS>
 struct Work {
-    float *pixels, *places, *zeros, *ignored;
+    float *pixels, *places, *ignored, *turned;
+    const float* zeros;
     int64_t next_pixels, next_places;  // from point to point: not by a power of 2, whose numbers would share a place in the cache
 
     explicit Work(const Winograd<TAPS>& p) {
@@ -92,11 +94,11 @@ struct Work {
         const int64_t rows = p.together() * p.tiles(), most = std::max(p.channels, p.outputs);
         next_pixels = rows * p.channels + 16;
         next_places = rows * p.outputs + 16;
-        pixels = scratch.get<float>(POINTS * (next_pixels + next_places) + 2 * most);
+        pixels = scratch.get<float>(POINTS * (next_pixels + next_places) + 2 * most + TAPS * TAPS * p.outputs);
         places = pixels + POINTS * next_pixels;
-        zeros = places + POINTS * next_places;
-        ignored = zeros + most;
-        std::fill_n(zeros, 2 * most, 0.f);
+        ignored = places + POINTS * next_places;
+        zeros = std::fill_n(ignored, 2 * most, 0.f) - most;
+        turned = ignored + 2 * most;
     }
 };
 
@@ -173,8 +175,7 @@ void winograd_output(const Winograd<TAPS>& p, int threads) {
     constexpr int64_t taps = TAPS * TAPS;
     const int64_t layer = p.channels * p.outputs, together = p.together();
     static thread_local Scratch scratch;
-    float* weights = scratch.get<float>((POINTS + taps) * layer);  // [points, channels, outputs]
-    float* turned = weights + POINTS * layer;                     // [channels, taps, outputs]
+    float* weights = scratch.get<float>(POINTS * layer);  // [points, channels, outputs]
 #pragma omp parallel num_threads(threads)
     {
         const Work<TAPS> work(p);
@@ -182,7 +183,7 @@ void winograd_output(const Winograd<TAPS>& p, int threads) {
         for (int64_t c = 0; c < p.channels; c++) {
             const float* at[taps];
             for (int64_t tap = 0; tap < taps; tap++) {
-                float* outputs = turned + (c * taps + tap) * p.outputs;
+                float* outputs = work.turned + tap * p.outputs;
                 for (int64_t n = 0; n < p.outputs; n++) outputs[n] = p.b[(n * taps + tap) * p.channels + c];
                 at[tap] = outputs;
             }
@@ -195,7 +196,7 @@ void winograd_output(const Winograd<TAPS>& p, int threads) {
             float* to[POINTS];
             std::fill_n(begin, POINTS, p.bias);
             for (int64_t tile = 0; tile < tiles; tile++) {
-                p.pixels(p.a + first * p.input(), tile, static_cast<const float*>(work.zeros), from);
+                p.pixels(p.a + first * p.input(), tile, work.zeros, from);
                 to_points<Of::OF_PIXELS>(from, p.channels, work.pixels + tile * p.channels, work.next_pixels);
             }
             multiply({work.pixels, weights, work.places, POINTS, tiles, p.outputs, p.channels, work.next_pixels, p.channels, 1, layer,
@@ -231,7 +232,7 @@ void winograd_input(const Winograd<TAPS>& p, int threads) {
             const float* from[POINTS];
             float *to[POINTS], *images = p.out + first * p.input();
             for (int64_t tile = 0; tile < tiles; tile++) {
-                p.places(p.a + first * p.output(), tile, static_cast<const float*>(work.zeros), from);
+                p.places(p.a + first * p.output(), tile, work.zeros, from);
                 to_points<Of::OF_PLACES>(from, p.outputs, work.places + tile * p.outputs, work.next_places);
             }
             multiply({work.places, weights, work.pixels, POINTS, tiles, p.channels, p.outputs, work.next_places, p.outputs, 1, layer,
@@ -253,25 +254,29 @@ void winograd_weights(const Winograd<TAPS>& p, int threads) {
     using Of = Combinations<TAPS>;
     constexpr int64_t taps = TAPS * TAPS;
     const int64_t layer = p.channels * p.outputs, together = p.together(), parts = std::min(PARTS, p.images);
+    const int64_t blocks = std::min((threads + parts - 1) / parts, p.outputs / 32);  // of outputs, for more threads than parts
     static thread_local Scratch scratch;
     float* sums = scratch.get<float>(parts * POINTS * layer);  // [parts, points, outputs, channels]
 #pragma omp parallel num_threads(threads)
     {
         const Work<TAPS> work(p);
 #pragma omp for schedule(dynamic)
-        for (int64_t part = 0; part < parts; part++) {
+        for (int64_t unit = 0; unit < parts * blocks; unit++) {
+            const int64_t part = unit / blocks, block = unit % blocks;
             const int64_t begin = p.images * part / parts, end = p.images * (part + 1) / parts;
+            const int64_t n = p.outputs / 32 * block / blocks * 32, outputs = p.outputs / 32 * (block + 1) / blocks * 32 - n;
+            float* sum = sums + part * POINTS * layer + n * p.channels;
             for (int64_t first = begin; first < end; first += together) {
                 const int64_t tiles = std::min(together, end - first) * p.tiles();
-                const float *from[POINTS], *zeros = work.zeros;
+                const float* from[POINTS];
                 for (int64_t tile = 0; tile < tiles; tile++) {
-                    p.pixels(p.b + first * p.input(), tile, zeros, from);
+                    p.pixels(p.b + first * p.input(), tile, work.zeros, from);
                     to_points<Of::OF_PIXELS>(from, p.channels, work.pixels + tile * p.channels, work.next_pixels);
-                    p.places(p.a + first * p.output(), tile, zeros, from);
-                    to_points<Of::OF_PLACES>(from, p.outputs, work.places + tile * p.outputs, work.next_places);
+                    p.places(p.a + first * p.output() + n, tile, work.zeros, from);
+                    to_points<Of::OF_PLACES>(from, outputs, work.places + tile * outputs, work.next_places);
                 }
-                multiply({work.places, work.pixels, sums + part * POINTS * layer, POINTS, p.outputs, p.channels, tiles, work.next_places,
-                          1, p.outputs, work.next_pixels, p.channels, 1, layer, p.channels}, begin < first);
+                multiply({work.places, work.pixels, sum, POINTS, outputs, p.channels, tiles, work.next_places, 1, outputs,
+                          work.next_pixels, p.channels, 1, layer, p.channels}, begin < first);
             }
         }
 #pragma omp for

@@ -247,7 +247,7 @@ def test_acting_for_several_seeds_looks_for_a_feature_once_and_not_in_every_prod
 def test_frames_become_floats_once_for_all_networks_that_look_at_them(
     encoder: Any, precision: Any, floats: str, convolutions: int
 ) -> None:
-    """Nature's as they are, or as tiles where taps are products, der's as tiles whose pixels are moved side by side, without a division for each of them."""
+    """Nature's as they are, or as tiles where convolutions are ours, der's as tiles whose pixels are moved side by side, without a division for each of them."""
     config = AgentConfig(encoder=encoder, hidden=(32,), double=True, batch_size=2, precision=precision)
     network = flat_network(lambda: QNetwork(config, (4, 84, 84), 3))
     torch.manual_seed(0)

@@ -17,7 +17,7 @@ from torch._inductor.utils import fresh_cache, run_and_get_code
 
 from agents.compiler import compiled, teach_products
 from agents.operators import own_float_products
-from tests.agents.native import guarded, library, pointer
+from tests.agents.native import guarded, library, pointer, with_exact_scratch
 
 teach_products()
 from agents import float_products  # noqa: E402  (after the compiler it teaches)
@@ -39,7 +39,7 @@ Call = Callable[[Tensor, Tensor, Tensor, int], None]
 def call(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Call:
     """out [L, M, N] = a [L, M, K] b [L, K, N]: beside those that are ``guarded`` one number more would be a crash."""
     headers = "".join(header.read_text() for header in float_products.HEADERS)
-    lib = library(tmp_path_factory.mktemp("float_products"), headers + CALL, *request.param)
+    lib = library(tmp_path_factory.mktemp("float_products"), with_exact_scratch(headers + CALL), *request.param)
 
     def product(a: Tensor, b: Tensor, out: Tensor, threads: int) -> None:
         numbers = (*out.shape, a.shape[2], *a.stride(), *b.stride(), *out.stride()[:2])

@@ -1,4 +1,4 @@
-"""Convolutions as products of shifted pixels, against torch's convolution in float64."""
+"""Convolutions without patches, against torch's convolution in float64."""
 
 from __future__ import annotations
 
@@ -159,10 +159,13 @@ def test_the_nature_network_learns_by_taps(dtype: torch.dtype) -> None:
     assert distance(got) < as_near * distance(call(params, frames)) < near
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("bf16", [True, False], ids=["bfloat16", "float32"])
-def test_what_its_channels_do_not_fit_is_done_without(channels: int, bf16: bool) -> None:
-    layer = StridedConv2d(channels, 32, 8, stride=4)
+@pytest.mark.parametrize(
+    ("channels", "kernel", "stride", "bf16"),
+    [(1, 8, 4, True), (1, 8, 4, False), (3, 8, 4, True), (3, 8, 4, False), (32, 4, 1, False), (32, (3, 2), 1, False)],
+    ids=str,
+)
+def test_what_its_channels_or_taps_do_not_fit_is_done_without(channels: int, kernel: Any, stride: int, bf16: bool) -> None:
+    layer = StridedConv2d(channels, 32, kernel, stride=stride)
 
     def call(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
@@ -174,7 +177,7 @@ def test_what_its_channels_do_not_fit_is_done_without(channels: int, bf16: bool)
         got = compiled(call, CPU)(*tensors)
     of_patches = int(bf16 and own_products() is not None)
     assert counters["inductor"]["cpp_templated_kernel_counter"] == of_patches
-    wide = torch.nn.functional.conv2d(*(x.double() for x in tensors), stride=4)
+    wide = torch.nn.functional.conv2d(*(x.double() for x in tensors), stride=stride)
     assert_near((got.bfloat16() if bf16 else got,), (wide,))
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 
 from agents.compiler import teach_products
-from tests.agents.native import guarded, library, pointer
+from tests.agents.native import guarded, library, pointer, with_exact_scratch
 
 teach_products()
 from agents import image_calls  # noqa: E402  (after the compiler it teaches)
@@ -38,7 +38,7 @@ def call(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
     source = "".join(header.read_text() for header in image_calls.WINOGRAD_SOURCES)
     wanted = itertools.product(("output", "input", "weights"), "23")
     calls = "".join(CALL.replace("WHAT", what).replace("TAPS", taps) for what, taps in wanted)
-    lib = library(tmp_path_factory.mktemp("winograd"), source + calls, *request.param)
+    lib = library(tmp_path_factory.mktemp("winograd"), with_exact_scratch(source + calls), *request.param)
 
     def convolve(what: str, operands: list[Tensor], out: Tensor, sizes: list[int], taps: int, threads: int) -> None:
         bias = operands[2] if len(operands) == 3 else None
