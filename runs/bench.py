@@ -85,7 +85,7 @@ class Speed:
     act_ms: float | None
     phases: dict[str, float]  # share of the training's time
     gflops_per_s: float  # of the model, over the time of acting and learning
-    matmul_share: float  # of the measured matmul rate
+    matmul_share: float  # of the measured matmul rate; convolutions by agents/winograd.h multiply less often than is counted
     gpu_busy_share: (
         float | None
     )  # of the training's time, in which the driver saw a kernel running; None: no GPU, or it does not say
