@@ -166,7 +166,7 @@ def learning_curves(
     }
     if columns is not None:
         inline = rows(columns, [s.label for s in series], log) | {
-            "levels": [{"y": v, "text": f"{k} {v:g}"} for k, v in levels.items()]
+            "levels": [{"y": v, "text": f"{k} {units.score(v)}"} for k, v in levels.items()]
         }
         data = {name: alt.InlineData(values=values) for name, values in inline.items()}
     domain = [s.label for s in series]

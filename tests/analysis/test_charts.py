@@ -130,6 +130,10 @@ def test_an_unfinished_run_is_a_thin_line_outside_the_pooled_curve(five_seeds):
     assert {row["n"] for row in layers[2.5]} == {4}
 
 
+def test_a_level_below_zero_has_the_minus_of_the_text(five_seeds):
+    assert "random −20.7" in str(drawn(seeds_of(five_seeds), levels={"random": -20.7}))
+
+
 def test_levels_are_drawn_where_there_are_some(five_seeds):
     seeds = seeds_of(five_seeds)
     marks = [{layer["mark"]["type"] for layer in drawn(seeds, levels=levels)["layer"]} for levels in ({"threshold": 475.0}, {})]
