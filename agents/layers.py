@@ -12,6 +12,8 @@ from agents.operators import once, own_float_products, own_products, traced
 from agents.stacks import tiled
 from agents.taps import CHANNELS, WINOGRAD_TAPS, convolution
 
+WINOGRAD_EPS = 5e-7
+"""With a smaller epsilon Adam would turn rounding errors, where a gradient is exactly 0, into steps as long as any."""
 FEW_INPUTS = 16
 """A vector register's worth of numbers."""
 
@@ -96,7 +98,15 @@ class StridedConv2d(nn.Conv2d):
     matrix product over its patches too: torch's gradients take two to three times as long. Only a first layer, which has far more
     patches than the others, stays a convolution, but one over 2 x 2 pixels, whose channels count as its own: with few channels
     torch's gradient takes twice as long.
+
+    ``winograd`` is whether gradients that are exactly 0 may be rounding errors, as agents/winograd.h makes them.
     """
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int | tuple[int, int], stride: int = 1, winograd: bool = True
+    ) -> None:
+        super().__init__(inputs, outputs, kernel, stride)
+        self.winograd = winograd
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W], or its :meth:`tiles`, to [B, outputs, H', W']."""
@@ -130,7 +140,7 @@ class StridedConv2d(nn.Conv2d):
         if self.in_channels * math.prod(self.stride) % CHANNELS or self.out_channels % CHANNELS:
             return False
         taps = tuple(size // step for size, step in zip(self.kernel_size, self.stride, strict=True))
-        return own_products() is not None if bf16 else taps in WINOGRAD_TAPS and own_float_products()
+        return own_products() is not None if bf16 else self.winograd and taps in WINOGRAD_TAPS and own_float_products()
 
     def _over_taps(self, tiles: Tensor) -> Tensor:
         weight = tiled(self.weight.to(tiles.dtype), *self.stride).contiguous()
@@ -174,7 +184,9 @@ def convolutions(config: AgentConfig, obs_shape: tuple[int, ...]) -> list[nn.Con
         )
     if encoder == "der":  # van Hasselt et al. 2019, appendix: "data-efficient" as in Kaixhin's Rainbow
         return [TileConv2d(channels, 32, 5, stride=5), TileConv2d(32, 64, 5, stride=5)]
-    return [StridedConv2d(channels, 32, 8, stride=4), StridedConv2d(32, 64, 4, stride=2), StridedConv2d(64, 64, 3)]
+    winograd = config.optimiser_eps >= WINOGRAD_EPS
+    sizes = (channels, 32, 8, 4), (32, 64, 4, 2), (64, 64, 3, 1)
+    return [StridedConv2d(inputs, outputs, kernel, stride, winograd) for inputs, outputs, kernel, stride in sizes]
 
 
 def feature_width(convs: list[nn.Conv2d], obs_shape: tuple[int, ...]) -> int:

@@ -248,7 +248,7 @@ def test_frames_become_floats_once_for_all_networks_that_look_at_them(
     encoder: Any, precision: Any, floats: str, convolutions: int
 ) -> None:
     """Nature's as they are, or as tiles where convolutions are ours, der's as tiles whose pixels are moved side by side, without a division for each of them."""
-    config = AgentConfig(encoder=encoder, hidden=(32,), double=True, batch_size=2, precision=precision)
+    config = AgentConfig(encoder=encoder, hidden=(32,), double=True, batch_size=2, precision=precision, optimiser_eps=1e-5)
     network = flat_network(lambda: QNetwork(config, (4, 84, 84), 3))
     torch.manual_seed(0)
     frames = torch.randint(256, (2, 2, 84, 84, 4), dtype=torch.uint8).movedim(-1, 2)  # channels last, as they are put together

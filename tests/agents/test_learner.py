@@ -148,7 +148,7 @@ IQN = replace(CONFIG, head="iqn", num_tau=6, num_tau_target=5, num_tau_act=4, ta
 DRQ = replace(
     CONFIG, encoder="der", hidden=(16,), batch_size=4, augment=True, double=True, dueling=True, target_ema_rate=0.05, n_step=3
 )
-NATURE = replace(DRQ, encoder="nature")
+NATURE = replace(DRQ, encoder="nature", optimiser_eps=1e-6)  # Winograd's products, where they are ours
 AGENTS = {"rainbow": RAINBOW, "iqn": IQN, "drq with der's encoder": DRQ, "drq with nature's encoder": NATURE}
 
 

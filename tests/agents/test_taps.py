@@ -14,7 +14,7 @@ from torch.func import functional_call
 
 from agents.compiler import compiled
 from agents.config import AgentConfig
-from agents.layers import StridedConv2d
+from agents.layers import StridedConv2d, convolutions
 from agents.learner import over_seeds
 from agents.networks import QNetwork, flat_network
 from agents.operators import own_float_products, own_products
@@ -127,7 +127,7 @@ def test_each_of_several_seeds_has_its_own(dtype: torch.dtype) -> None:
 def test_the_nature_network_learns_by_taps(dtype: torch.dtype) -> None:
     """Its output and gradients, compiled, beside itself in float64: as near as uncompiled, where it does without taps."""
     bf16 = dtype == torch.bfloat16
-    network = flat_network(lambda: QNetwork(AgentConfig(encoder="nature"), (4, 84, 84), 6))
+    network = flat_network(lambda: QNetwork(AgentConfig(encoder="nature", optimiser_eps=1e-5), (4, 84, 84), 6))
     params = network.init(torch.Generator().manual_seed(0))
     frames = torch.randint(0, 256, (32, 4, 84, 84), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
@@ -179,6 +179,16 @@ def test_what_its_channels_or_taps_do_not_fit_is_done_without(channels: int, ker
     assert counters["inductor"]["cpp_templated_kernel_counter"] == of_patches
     wide = torch.nn.functional.conv2d(*(x.double() for x in tensors), stride=stride)
     assert_near((got.bfloat16() if bf16 else got,), (wide,))
+
+
+@pytest.mark.parametrize(("eps", "winograd"), [(1e-8, False), (0.01 / 32**2 / 4**2, True)])
+def test_rounding_errors_in_the_place_of_zeros_are_for_optimisers_that_do_not_divide_by_them(
+    eps: float, winograd: bool
+) -> None:
+    """Adam's step is a gradient over its size and epsilon. The second is the smallest of an agent on Atari."""
+    config = AgentConfig(encoder="nature", optimiser_eps=eps)
+    layers = [layer for layer in convolutions(config, (4, 84, 84)) if isinstance(layer, StridedConv2d)]
+    assert [layer.winograd for layer in layers] == [winograd] * 3
 
 
 def test_a_batch_of_one_is_a_batch() -> None:
