@@ -160,12 +160,18 @@ def test_the_nature_network_learns_by_taps(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize(
-    ("channels", "kernel", "stride", "bf16"),
-    [(1, 8, 4, True), (1, 8, 4, False), (3, 8, 4, True), (3, 8, 4, False), (32, 4, 1, False), (32, (3, 2), 1, False)],
+    ("channels", "kernel", "stride", "bf16", "winograd"),
+    [
+        *((channels, 8, 4, bf16, True) for channels in (1, 3) for bf16 in (True, False)),
+        *((32, kernel, 1, False, True) for kernel in (4, (3, 2))),
+        (32, 3, 1, False, False),  # it would fit
+    ],
     ids=str,
 )
-def test_what_its_channels_or_taps_do_not_fit_is_done_without(channels: int, kernel: Any, stride: int, bf16: bool) -> None:
-    layer = StridedConv2d(channels, 32, kernel, stride=stride)
+def test_what_its_channels_or_taps_do_not_fit_or_may_not_be_a_rounding_error_is_done_without(
+    channels: int, kernel: Any, stride: int, bf16: bool, winograd: bool
+) -> None:
+    layer = StridedConv2d(channels, 32, kernel, stride, winograd)
 
     def call(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
