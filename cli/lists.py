@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -170,10 +171,7 @@ def board_command(argv: Sequence[str]) -> int:
         raise InputError(f"--port must lie between 1 and 65535, not {asked.port}")
     if not any(asked.folder.rglob("events.out.tfevents*")):
         raise InputError(f"{asked.folder} holds no TensorBoard curves: train first, or name the folder given to --out")
-    import subprocess
-
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(asked.folder), "--port", str(asked.port)]
-    try:
-        return subprocess.run(command, check=False).returncode
-    except KeyboardInterrupt:  # TensorBoard got it too, and is closing
-        return 0
+    # It becomes TensorBoard: as its parent, ended by SIGTERM, it would leave a child behind that keeps the port.
+    os.execv(
+        sys.executable, [sys.executable, "-m", "tensorboard.main", "--logdir", str(asked.folder), "--port", str(asked.port)]
+    )

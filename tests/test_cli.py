@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -258,6 +262,40 @@ def test_ctrl_c_ends_a_training_cleanly(tmp_path: Path) -> None:
     assert "seed 0: interrupted" in output
     assert schema.read_ledger(folder)[-1].status == "interrupted"
     assert (folder / schema.FINAL_CHECKPOINT).exists()
+
+
+def test_a_board_that_is_ended_leaves_nobody_on_its_port(trained: Path) -> None:
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
+    address = f"http://localhost:{port}/data/runs"
+    command = [sys.executable, "-m", "playmeter", "board", "--port", str(port)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        command, cwd=trained, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not any("CartPole-v1" in run for run in _answer(address)):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        process.terminate()
+        assert process.wait(timeout=30) == 0
+        with pytest.raises(urllib.error.URLError):
+            urllib.request.urlopen(address, timeout=10)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # and whoever it left
+        process.communicate()
+
+
+def _answer(address: str) -> list[str]:
+    """The runs that TensorBoard shows; none as long as it does not answer."""
+    try:
+        with urllib.request.urlopen(address, timeout=10) as page:
+            runs: list[str] = json.load(page)
+    except (urllib.error.URLError, ConnectionError):
+        return []
+    return runs
 
 
 def test_help_is_fast() -> None:
