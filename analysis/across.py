@@ -5,19 +5,21 @@ All of it is plain data for the summary (docs/json.md names every field). ``seed
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import asdict
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
-from analysis import convert, curves, statistics, tables
+from analysis import convert, curves, published, statistics, tables
 from analysis.curves import Seed
 from analysis.statistics import Floats
-from runs.schema import EVALUATION, TRAINING, UNKNOWN, EnvRecord
+from runs.schema import ABSENT, ESTIMATED, EVALUATION, MEASURED, TRAINING, UNKNOWN, EnvRecord
 
 Comparison = dict[str, Any]
 PROFILE_POINTS = 41
+MOST_NAMED = 5  # games in a text
 
 
 RETURNS = {TRAINING: "training returns", UNKNOWN: "training or evaluation: not known"}
@@ -134,51 +136,79 @@ def suites(
     settings: Mapping[str, Mapping[str, Any]],
     seeds: Mapping[str, Seed],
 ) -> list[dict[str, Any]]:
-    """One entry a protocol on which two agents or more played the same games; ``envs`` and ``settings``: of each comparison id."""
+    """For each protocol an entry for the games on which most can be said of several agents, and one for each larger set of games that
+    somebody played; ``envs`` and ``settings``: of each comparison id."""
     by_protocol: dict[tuple[str, str], list[Comparison]] = {}
     for c in comparisons:
         if c["score"]["iqm"] is not None and all(run in seeds for run in c["runs"]):
             by_protocol.setdefault((envs[c["id"]].kind, c["protocol"]), []).append(c)
-    made = [_suite(kind, protocol, members, envs, settings, seeds) for (kind, protocol), members in by_protocol.items()]
+    made = []
+    for (kind, protocol), members in by_protocol.items():
+        by_agent = _by_agent(members, settings)
+        made += [_suite(kind, protocol, by_agent, games, envs, seeds) for games in _sets_of_games(by_agent)]
     return [suite for suite in made if suite is not None]
+
+
+ByAgent = dict[str, dict[str, Comparison]]
 
 
 def _suite(
     kind: str,
     protocol: str,
-    members: list[Comparison],
+    by_agent: ByAgent,
+    games: frozenset[str],
     envs: Mapping[str, EnvRecord],
-    settings: Mapping[str, Mapping[str, Any]],
     seeds: Mapping[str, Seed],
 ) -> dict[str, Any] | None:
-    by_agent = _by_agent(members, settings)
-    games = _games(by_agent)
-    agents = [name for name, played in by_agent.items() if games <= played.keys()]
-    if len(agents) < 2 or not games:
+    agents, ordered = [name for name, played in by_agent.items() if games <= played.keys()], sorted(games)
+    scales = [normaliser(envs[by_agent[agents[0]][game]["id"]]) for game in ordered]
+    if len(agents) == 1 and None in scales:  # neither a rival nor a scale: nothing that can be said over games
         return None
-    ordered = sorted(games)
     at = {game: at_equal([by_agent[agent][game] for agent in agents], seeds, "frames") for game in ordered}
     if any(entry is None or None in entry["scores"].values() for entry in at.values()):
         return None
     frames = {game: entry["budget"] for game, entry in at.items() if entry}
     raw = {agent: [_at(by_agent[agent][game], seeds, frames[game]) for game in ordered] for agent in agents}
-    scales = [normaliser(envs[by_agent[agents[0]][game]["id"]]) for game in ordered]
+    known = [scale for scale in scales if scale is not None]
+    first = [envs[by_agent[agents[0]][game]["id"]] for game in ordered]
+    theirs = published.over_games(first, list(frames.values()), known) if len(known) == len(games) else []
     return {
         "kind": kind, "protocol": protocol, "agents": agents, "games": ordered,
         "comparisons": {agent: [by_agent[agent][game]["id"] for game in ordered] for agent in agents},
         "frames": frames,
-        "left_out": [f"{name}: did not play {', '.join(sorted(games - played.keys()))}" for name, played in by_agent.items() if name not in agents],
+        "left_out": [_left_out(name, games - played.keys()) for name, played in by_agent.items() if name not in agents],
         "improvement": _improvements(raw), **_aggregates(raw, scales),
+        "totals": {agent: _totals([by_agent[agent][game] for game in ordered]) for agent in agents},
+        "published": [asdict(each) for each in theirs],
     }  # fmt: skip
 
 
-def _by_agent(members: list[Comparison], settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Comparison]]:
+def _left_out(agent: str, missing: Set[str]) -> str:
+    games = ", ".join(sorted(missing)) if len(missing) <= MOST_NAMED else f"{len(missing)} of these games"
+    return f"{agent}: did not play {games}"
+
+
+def _totals(comparisons: Sequence[Comparison]) -> dict[str, Any]:
+    """What all runs on all games took together; null what is not known of one of them."""
+    totals = [c["total"] for c in comparisons]
+    sums = {name: None if any(t[name] is None for t in totals) else sum(t[name] for t in totals) for name in totals[0]}
+    n_runs = sum(len(c["runs"]) + len(c["unfinished"]) + len(c["repeats"]) for c in comparisons)
+    reason = next((c["human_play_reason"] for c in comparisons if c["human_play_reason"]), None)
+    method = _method({c["energy"]["method"] for c in comparisons})
+    return {"n_runs": n_runs, **sums, "human_play_reason": reason, "method": method}
+
+
+def _method(methods: set[str]) -> str:
+    return next((method for method in (ABSENT, ESTIMATED) if method in methods), MEASURED)
+
+
+def _by_agent(members: list[Comparison], settings: Mapping[str, Mapping[str, Any]]) -> ByAgent:
     """Agent -> game -> comparison. An agent that played a game with several settings is several agents, each with one name on all games."""
     differ: dict[str, set[str]] = {}
     for a, b in combinations(members, 2):
         if (a["agent"], a["env"]) == (b["agent"], b["env"]):
             differ.setdefault(a["agent"], set()).update(tables.differing(settings[a["id"]], settings[b["id"]]))
-    by_agent: dict[str, dict[str, Comparison]] = {}
+    by_agent: ByAgent = {}
     for c in members:
         named = [
             name for name in sorted(differ.get(c["agent"], ())) if not name.startswith("env.")
@@ -188,11 +218,20 @@ def _by_agent(members: list[Comparison], settings: Mapping[str, Mapping[str, Any
     return by_agent
 
 
-def _games(by_agent: Mapping[str, Mapping[str, Comparison]]) -> set[str]:
-    """The games on which most can be said: of the intersections of two agents' games, most agents times games."""
-    shared = [set(by_agent[a]) & set(by_agent[b]) for a, b in combinations(by_agent, 2)]
+def _sets_of_games(by_agent: ByAgent) -> list[frozenset[str]]:
+    """First the games on which most can be said of several agents, then those that somebody played beyond them: two and more, none
+    within another's."""
+    shared = _shared_games(by_agent)
+    played = {frozenset(games) for games in by_agent.values() if len(games) > 1}
+    beyond = [games for games in played if not games <= shared and not any(games < others for others in played)]
+    return [*[shared] * bool(shared), *sorted(beyond, key=lambda games: (-len(games), sorted(games)))]
+
+
+def _shared_games(by_agent: ByAgent) -> frozenset[str]:
+    """Of the intersections of two agents' games, the one with most agents times games."""
+    shared = [frozenset(by_agent[a]) & frozenset(by_agent[b]) for a, b in combinations(by_agent, 2)]
     return max(
-        shared, key=lambda games: len(games) * sum(games <= played.keys() for played in by_agent.values()), default=set()
+        shared, key=lambda games: len(games) * sum(games <= played.keys() for played in by_agent.values()), default=frozenset()
     )
 
 
@@ -216,6 +255,7 @@ def _aggregates(raw: Mapping[str, Any], scales: Sequence[tuple[str, float, float
             "normalised": None,
             "why_not": "no reference score was published for these games",
             "aggregates": None,
+            "by_game": None,
             "profiles": None,
         }
     scores = {
@@ -227,6 +267,7 @@ def _aggregates(raw: Mapping[str, Any], scales: Sequence[tuple[str, float, float
     return {
         "normalised": known[0][0], "why_not": None,
         "aggregates": {agent: _aggregate(of) for agent, of in scores.items()},
+        "by_game": {agent: [centre(values.tolist()) for values in of] for agent, of in scores.items()},
         "profiles": {"tau": taus.tolist(), "agents": {agent: _profile(of, taus) for agent, of in scores.items()}},
     }  # fmt: skip
 
@@ -234,8 +275,7 @@ def _aggregates(raw: Mapping[str, Any], scales: Sequence[tuple[str, float, float
 def _aggregate(scores: Sequence[Floats]) -> dict[str, Any]:
     pooled = np.concatenate(scores)
     return {
-        "n_runs": len(pooled), "mean": float(np.mean([values.mean() for values in scores])),
-        "median": float(np.median([values.mean() for values in scores])),
+        "n_runs": len(pooled), **statistics.over_games([float(values.mean()) for values in scores]),
         "iqm": {"value": float(statistics.iqm(pooled)), **_ends(statistics.bootstrap_iqm(scores))},
         "optimality_gap": {"value": statistics.optimality_gap(scores), **_ends(statistics.bootstrap_gap(scores))},
     }  # fmt: skip

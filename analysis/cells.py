@@ -207,11 +207,18 @@ def published(
 
 
 def _neighbour(e: Mapping[str, Any]) -> list[Cell]:
-    differs = ", ".join(e["differs"])
     return [
         Cell(e["agent"], e["agent"], (), {"seeds": None, "budget": None}), Cell(units.score(e["score"]), e["score"], (), {"low": None, "high": None}),
-        Cell(units.count(e["frames"]), e["frames"]), Cell(e["n_runs"] or "not stated", e["n_runs"]), Cell(e["protocol"], e["protocol"]),
-        Cell(differs or "nothing known", differs), Cell(e["source"], e["source"]),
+        Cell(units.count(e["frames"]), e["frames"]), *_of_a_paper(e),
+    ]  # fmt: skip
+
+
+def _of_a_paper(e: Mapping[str, Any]) -> list[Cell]:
+    """Runs, protocol, what differs, and source."""
+    differs = ", ".join(e["differs"])
+    return [
+        Cell(e["n_runs"] or "not stated", e["n_runs"]), Cell(e["protocol"], e["protocol"]), Cell(differs or "nothing known", differs),
+        Cell(e["source"], e["source"]),
     ]  # fmt: skip
 
 
@@ -220,10 +227,61 @@ def aggregates(name: str, suite: Mapping[str, Any], looks: Sequence[Series]) -> 
     columns = [("Agent", ""), ("Runs", ""), ("IQM", ""), ("Optimality gap", ""), ("Median over games", ""), ("Mean", "")]
     rows = [
         [Cell(agent, agent), Cell(str(a["n_runs"]), a["n_runs"]), _interval(a["iqm"]), _interval(a["optimality_gap"]),
-         *(Cell(units.score(a[key]), a[key]) for key in ("median", "mean"))]
+         *(Cell(units.normalised(a[key]), a[key]) for key in ("median", "mean"))]
         for agent, a in suite["aggregates"].items()
     ]  # fmt: skip
     return Table(name, columns, rows, looks)
+
+
+def spent(name: str, suite: Mapping[str, Any], looks: Sequence[Series]) -> Table:
+    """What all runs on all games took, a row an agent."""
+    totals = suite["totals"]
+    rented = _rented(totals.values())
+    columns = [("Agent", ""), ("Runs", ""), ("Frames", ""), ("Human play", "h"), ("Time", "h"), ("GPU-hours", "h"), ("CPU-hours", "h"),
+               *MEANING, *RENT * rented, ("Model FLOPs", "")]  # fmt: skip
+    rows = [
+        [Cell(agent, agent), Cell(str(t["n_runs"]), t["n_runs"]), Cell(units.count(t["frames"]), t["frames"]), _play(t["human_play_h"], None),
+         _hours(t["wall_h"]), Cell(units.hours(t["gpu_h"]) if t["gpu_h"] else "none", t["gpu_h"]), Cell(units.hours(t["cpu_h"]), t["cpu_h"]),
+         *_meaning(t, _energy(t, (t["method"],) if t["kwh"] is not None else ()), rented), Cell(units.flops(t["flops"]), t["flops"])]
+        for agent, t in totals.items()
+    ]  # fmt: skip
+    return Table(name, columns, rows, looks)
+
+
+def published_over_games(name: str, suite: Mapping[str, Any], looks: Sequence[Series]) -> Table:
+    """Statistics over games of published figures and of the agents among them, best mean first, each with its protocol."""
+    columns = [("Agent", ""), ("Mean", ""), ("Median", ""), ("IQM of the games' means", ""), ("Frames a game", ""), ("Runs", ""),
+               ("Protocol", ""), ("Differs from these runs in", ""), ("Source", "")]  # fmt: skip
+    frames = (min(suite["frames"].values()), max(suite["frames"].values()))
+    ours = [
+        ([Cell(agent, agent), *_over_games(a), _frames_a_game(*frames), Cell(str(a["n_runs"]), a["n_runs"]),
+          *(Cell(text, text) for text in (suite["protocol"], "this report", "this report"))], look)
+        for (agent, a), look in zip(suite["aggregates"].items(), looks, strict=True)
+    ]  # fmt: skip
+    theirs: list[tuple[list[Cell], Series | None]] = [
+        (
+            [
+                Cell(e["agent"], e["agent"]),
+                *_over_games(e),
+                _frames_a_game(e["least_frames"], e["most_frames"]),
+                *_of_a_paper(e),
+            ],
+            None,
+        )
+        for e in suite["published"]
+    ]
+    ordered = sorted([*ours, *theirs], key=lambda row: -float(row[0][1].value or 0))
+    return Table(name, columns, [row for row, _ in ordered], [look for _, look in ordered])
+
+
+def _over_games(e: Mapping[str, Any]) -> list[Cell]:
+    return [Cell(units.normalised(e[key]), e[key]) for key in ("mean", "median", "iqm_of_means")]
+
+
+def _frames_a_game(least: float, most: float) -> Cell:
+    return Cell(
+        units.count(most) if least == most else f"{units.count(least)} to {units.count(most)}", most, (), {"least": least}
+    )
 
 
 def improvements(name: str, suite: Mapping[str, Any]) -> Table:

@@ -317,6 +317,34 @@ def intervals(
     return _page_wide(alt.LayerChart(layer=[layer for layer in layers if _has_rows(layer)], height=30 * len(values)))
 
 
+def game_by_game(suite: Mapping[str, Any], looks: Sequence[Series], legend: bool = False) -> alt.LayerChart:
+    """A row a game, a point an agent with its interval where it has one; the games that the first agent is best at on top."""
+    first = suite["by_game"][suite["agents"][0]]
+    order = [game for _, game in sorted(zip((-each["iqm"] for each in first), suite["games"], strict=True))]
+    points = [
+        {"agent": agent, "game": _game(game), **{name: each[name] for name in ("iqm", "low", "high", "n")}}
+        for agent, of in suite["by_game"].items() for game, each in zip(suite["games"], of, strict=True)
+    ]  # fmt: skip
+    title, shown = f"{suite['normalised'].capitalize()} score", LEGEND if legend else None
+    color = alt.Color("agent:N", legend=shown, scale=alt.Scale(domain=[s.label for s in looks], range=[s.color for s in looks]))
+    y = alt.Y("game:N", title=None, sort=[_game(game) for game in order], axis=alt.Axis(labelLimit=260, ticks=False, grid=True))
+    x = alt.X("iqm:Q", title=title)
+    tooltip = [alt.Tooltip("game:N", title="Game"), alt.Tooltip("agent:N", title="Agent"), alt.Tooltip("n:Q", title="Runs")] + [
+        alt.Tooltip(f"{name}:Q", title=what, format=".3~r") for name, what in (("iqm", title), ("low", "95 % from"), ("high", "95 % to"))
+    ]  # fmt: skip
+    base, level = alt.Chart(alt.InlineData(values=points)), alt.Chart(alt.InlineData(values=[{"x": 0}, {"x": 1}]))
+    layers = [
+        level.mark_rule(strokeDash=[5, 4], color="currentColor", opacity=0.55).encode(alt.X("x:Q", title=title)),
+        base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=6, opacity=0.35).encode(y, alt.X("low:Q", title=title), alt.X2("high:Q"), color),
+        base.mark_point(filled=True, size=110, opacity=1).encode(y, x, color, tooltip=tooltip),
+    ]  # fmt: skip
+    return _page_wide(alt.LayerChart(layer=[layer for layer in layers if _has_rows(layer)], height=22 * len(order)))
+
+
+def _game(env_id: str) -> str:
+    return env_id.removeprefix("ALE/").removesuffix("-v5")
+
+
 KINDS = {"yours": PALETTE[3], "a person": PALETTE[2], "landmark": PALETTE[0]}
 
 

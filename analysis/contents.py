@@ -55,7 +55,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Suite:
-    """Agents that played the same games under one protocol."""
+    """Agents that played the same games under one protocol, or one agent that played several."""
 
     name: str
     data: dict[str, Any]
@@ -74,10 +74,23 @@ class Suite:
     def y_title(self) -> str:
         return f"IQM, {self.data['normalised']} score"
 
+    @property
+    def best(self) -> str:
+        return sentences.best_over_games(self.data)[0]
+
+    @property
+    def headline(self) -> list[str]:
+        return sentences.over_games(self.data)
+
+    @property
+    def tiles(self) -> list[dict[str, str]]:
+        return sentences.tiles_over_games(self.data)
+
     def charts(self, legend: bool = False) -> dict[str, alt.LayerChart]:
         colors = {look.label: look.color for look in self.looks}
         shown: dict[str, alt.LayerChart] = {}
         if self.data["aggregates"] is not None:
+            shown["Game by game"] = charts.game_by_game(self.data, self.looks, legend)
             shown["Performance profile"] = charts.profiles(self.data, self.looks, legend)
             rows = [
                 {"name": agent, "color": colors[agent], **a["optimality_gap"]} for agent, a in self.data["aggregates"].items()
@@ -93,7 +106,8 @@ class Suite:
             }
             for i in self.data["improvement"][:MAX_PAIRS]
         ]
-        shown["Probability of improvement"] = charts.intervals(pairs, "P(X > Y)", 0.5, [0, 1])
+        if pairs:
+            shown["Probability of improvement"] = charts.intervals(pairs, "P(X > Y)", 0.5, [0, 1])
         return shown
 
 
@@ -261,9 +275,13 @@ def _levels(env: EnvRecord) -> dict[str, float]:
 
 def _suite(name: str, data: dict[str, Any], axes: Axes) -> Suite:
     looks = [Series(agent, [], [], *charts.look(number)) for number, agent in enumerate(data["agents"])]
-    made = {"improvement": cells.improvements(f"{name}-improvement", data)}
+    made = {"spent": cells.spent(f"{name}-spent", data, looks)}
+    if data["improvement"]:
+        made["improvement"] = cells.improvements(f"{name}-improvement", data)
     if data["aggregates"] is not None:
         made["aggregates"] = cells.aggregates(f"{name}-aggregates", data, looks)
+    if data["published"] and len(data["games"]) > 1:  # of one game its own section holds them
+        made["published"] = cells.published_over_games(f"{name}-published", data, looks)
     return Suite(name, data, looks, axes, made)
 
 

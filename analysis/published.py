@@ -7,10 +7,11 @@ Everything else is shown too, with what differs; how the figure was evaluated al
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from analysis import convert
+from analysis import convert, statistics
 from runs.schema import EnvRecord
 
 STICKY = {"nature": "no", "atari100k": "no", "sticky": "yes"}  # our protocols, in the words of the tables
@@ -53,6 +54,51 @@ def neighbours(env: EnvRecord, frames: float) -> list[Neighbour]:
     """Published figures on ``env``, best first, beside a run of that protocol and that many frames."""
     found = [_neighbour(row, env, frames) for row in _rows().get(env.id, [])]
     return sorted(found, key=lambda each: -each.score)
+
+
+@dataclass(frozen=True)
+class OverGames:
+    """One published agent on several games. Statistics are of one normalised score a game, the published mean; an IQM over runs, which
+    papers give, needs their runs and is another number."""
+
+    agent: str
+    mean: float
+    median: float
+    iqm_of_means: float
+    least_frames: int
+    most_frames: int
+    n_runs: str
+    protocol: str
+    source: str
+    differs: tuple[str, ...]
+
+
+def over_games(
+    envs: Sequence[EnvRecord], frames: Sequence[float], scales: Sequence[tuple[str, float, float]]
+) -> list[OverGames]:
+    """The agents that have a published figure on every one of ``envs``, best mean first.
+
+    ``scales``: of each environment (name, score that counts 0, score that counts 1). Figures of human starts are left out: these have
+    a scale of their own (``convert.atari_scores``).
+    """
+    found: dict[tuple[str, str], list[tuple[Neighbour, float]]] = {}
+    for env, spent, (_, nothing, one) in zip(envs, frames, scales, strict=True):
+        for each in neighbours(env, spent):
+            if "human starts" not in each.differs:
+                found.setdefault((each.agent, each.protocol), []).append((each, (each.score - nothing) / (one - nothing)))
+    return sorted((_over_games(rows) for rows in found.values() if len(rows) == len(envs)), key=lambda each: -each.mean)
+
+
+def _over_games(rows: Sequence[tuple[Neighbour, float]]) -> OverGames:
+    neighbours = [each for each, _ in rows]
+    sources = list(dict.fromkeys(each.source for each in neighbours))
+    return OverGames(
+        neighbours[0].agent, **statistics.over_games([score for _, score in rows]),
+        least_frames=min(each.frames for each in neighbours), most_frames=max(each.frames for each in neighbours),
+        n_runs=", ".join(dict.fromkeys(each.n_runs for each in neighbours)), protocol=neighbours[0].protocol,
+        source=sources[0] if len(sources) == 1 else f"{sources[0]}; and of each game its own, {len(sources)} in all",
+        differs=tuple(dict.fromkeys(what for each in neighbours for what in each.differs)),
+    )  # fmt: skip
 
 
 def _neighbour(row: dict[str, str], env: EnvRecord, frames: float) -> Neighbour:

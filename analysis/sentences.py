@@ -162,22 +162,96 @@ def _rent(best: dict[str, Any], at: Rates) -> str:
 
 def tiles(best: dict[str, Any]) -> list[dict[str, str]]:
     """The six figures above the curves: {name, value, note}."""
-    score, energy = best["score"], best["energy"]
+    score = best["score"]
     spread = (
         f"{units.score(score['low'])} to {units.score(score['high'])}, {score['n']} seeds" if score["n"] > 1 else "one seed"
     )
-    play = best["human_play_h"]
-    gpu_h, wall_h = best["gpu_h"], best["wall_h"]
+    name = f"Score ({score['estimator']})" if score["n"] > 1 else "Score"
+    return [{"name": name, "value": units.score(score["iqm"]), "note": spread}, *_cost_tiles(best)]
+
+
+def _cost_tiles(spent: Mapping[str, Any]) -> list[dict[str, str]]:
+    play, energy = spent["human_play_h"], spent["energy"]
+    gpu_h, wall_h = spent["gpu_h"], spent["wall_h"]
     device = "GPU not known" if gpu_h is None else f"{units.hours(gpu_h)} of GPU allocated" if gpu_h else "no GPU"
+    frames = "frames not counted" if spent["frames"] is None else f"{units.count(spent['frames'])} frames in real time"
     return [
-        {"name": f"Score ({score['estimator']})" if score["n"] > 1 else "Score", "value": units.score(score["iqm"]), "note": spread},
         {"name": "Human playtime", "value": units.duration(None if play is None else play * 3600),
-         "note": best["human_play_reason"] or f"{units.count(best['frames'])} frames in real time"},
+         "note": spent.get("human_play_reason") or frames},
         {"name": "Wall-clock time", "value": units.duration(None if wall_h is None else wall_h * 3600), "note": device},
         {"name": f"Energy, {energy['method']}", "value": energy_text(energy), "note": energy_spread(energy)},
-        {"name": "CO₂", "value": units.mass(best["co2_kg"]), "note": co2_spread(best)},
-        {"name": "Electricity", "value": units.money(best["cost_usd"]), "note": money_spread(best)},
+        {"name": "CO₂", "value": units.mass(spent["co2_kg"]), "note": co2_spread(spent)},
+        {"name": "Electricity", "value": units.money(spent["cost_usd"]), "note": money_spread(spent)},
     ]  # fmt: skip
+
+
+def over_games(suite: Mapping[str, Any]) -> list[str]:
+    """How good the best agent is over all games, where that lies among published agents, and what all of its runs took; nothing where
+    the games have no scale."""
+    if suite["aggregates"] is None:
+        return []
+    agent, a = best_over_games(suite)
+    spread = "no interval, because a game has a single run" if a["iqm"]["low"] is None else f"95 % {_ends(a['iqm'])}"
+    means = f"over the games' means the median is {units.normalised(a['median'])} and the mean {units.normalised(a['mean'])}"
+    estimator = statistics.estimator(a["n_runs"])
+    first = (
+        f"the highest {estimator}"
+        if len(suite["agents"]) > 1
+        else f"an {estimator}"
+        if estimator == "IQM"
+        else f"a {estimator}"
+    )
+    said = [
+        f"{agent} has {first} of the {suite['normalised']} score of {units.normalised(a['iqm']['value'])} over {a['n_runs']} runs on "
+        f"{_number_of_games(suite)} ({spread}); {means}.",
+        _among_published(agent, a, suite),
+        f"All of its runs together: {all_runs(suite['totals'][agent])}.",
+    ]  # fmt: skip
+    return [sentence for sentence in said if sentence]
+
+
+def _number_of_games(suite: Mapping[str, Any]) -> str:
+    return f"{len(suite['games'])} game{'s' if len(suite['games']) > 1 else ''}"
+
+
+def _among_published(agent: str, a: Mapping[str, Any], suite: Mapping[str, Any]) -> str:
+    """Between which two published means it lies, of those whose protocol is not known to differ."""
+    alike = [e for e in suite["published"] if not e["differs"]] if len(suite["games"]) > 1 else []
+    if not alike:
+        return ""
+    above = min((e for e in alike if e["mean"] > a["mean"]), key=lambda e: float(e["mean"]), default=None)
+    below = max((e for e in alike if e["mean"] <= a["mean"]), key=lambda e: float(e["mean"]), default=None)
+    named = [f"{e['agent']} ({units.normalised(e['mean'])})" for e in (below, above) if e is not None]
+    where = f"between {named[0]} and {named[1]}" if len(named) > 1 else f"{'above' if above is None else 'below'} {named[0]}"
+    others = f"{len(alike)} agents" if len(alike) > 1 else "one agent"
+    return f"By that mean {agent} lies {where}, of {others} published on the same games with a protocol not known to differ."
+
+
+def frames_by_game(frames: Mapping[str, float]) -> str:
+    if len(frames) < 4:
+        return ", ".join(f"{game} {units.count(number)}" for game, number in frames.items())
+    least, most = units.count(min(frames.values())), units.count(max(frames.values()))
+    return f"{most} a game" if least == most else f"{least} to {most} a game"
+
+
+def tiles_over_games(suite: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The six figures of the best agent over all games."""
+    if suite["aggregates"] is None:
+        return []
+    agent, a = best_over_games(suite)
+    total, iqm = suite["totals"][agent], a["iqm"]
+    name = f"{statistics.estimator(a['n_runs'])}, {suite['normalised']}"
+    spread = "" if iqm["low"] is None else f"{_ends(iqm)}, "
+    score = {"name": name, "value": units.normalised(iqm["value"]), "note": f"{spread}{a['n_runs']} runs"}
+    return [score, *_cost_tiles(total | {"energy": total})]
+
+
+def _ends(interval: Mapping[str, Any]) -> str:
+    return f"{units.normalised(interval['low'])} to {units.normalised(interval['high'])}"
+
+
+def best_over_games(suite: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    return max(suite["aggregates"].items(), key=lambda entry: float(entry[1]["iqm"]["value"]))
 
 
 def energy_text(energy: Mapping[str, Any]) -> str:

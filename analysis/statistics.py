@@ -78,6 +78,12 @@ def bootstrap_curve(scores_by_task: Sequence[Floats], resamples: int = RESAMPLES
     return _bootstrap(tuple(scores_by_task), resamples)
 
 
+def over_games(scores: Sequence[float]) -> dict[str, float]:
+    """What tables of papers hold: mean, median and IQM of one score a game."""
+    values = np.array(scores)
+    return {"mean": float(values.mean()), "median": float(np.median(values)), "iqm_of_means": float(iqm(values))}
+
+
 def optimality_gap(scores_by_task: Sequence[Floats], gamma: float = 1.0) -> float:
     """How far the runs stay below ``gamma`` on average, what is above it counting as ``gamma``; 0 is best. Scores are normalised."""
     return float(_gap(gamma)(*scores_by_task))

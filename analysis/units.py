@@ -95,6 +95,11 @@ def score(value: float | None) -> str:
     return _trimmed(text).replace("-", "−")
 
 
+def normalised(value: float) -> str:
+    """A score of which 0 and 1 mean something, as 0.142."""
+    return (f"{value:.3f}" if abs(value) < 1 else significant(value)).replace("-", "−")
+
+
 def _trimmed(text: str) -> str:
     """Without trailing zeros after a point, for counts and scores, which are exact: 12.0 is 12."""
     return text.rstrip("0").rstrip(".") if "." in text else text

@@ -7,6 +7,7 @@ from scipy import stats
 
 from analysis import across, contents, sentences, summary, tables
 from analysis.convert import Rates
+from envs import SUITES
 from runs.schema import Energy
 from tests.analysis.run_folders import BREAKOUT, CARTPOLE, MOUNTAINCAR, write_run
 
@@ -185,7 +186,7 @@ def test_without_a_reference_score_only_the_probability_of_improvement_is_said(r
     assert entry["improvement"][0]["probability"] == pytest.approx(1 / 8)  # of 4 pairs: 1 < 2, 1 < 3, 2 = 2, 2 < 3
 
 
-def test_two_protocols_are_two_suites_and_one_agent_is_none(results):
+def test_two_protocols_are_two_suites_and_one_agent_on_one_game_is_none(results):
     for protocol in ("nature", "sticky"):
         for agent in "ab":
             write_run(results / protocol / agent / "seed0", agent, replace(BREAKOUT, protocol=protocol), scores=[1.0])
@@ -194,6 +195,128 @@ def test_two_protocols_are_two_suites_and_one_agent_is_none(results):
         ("nature", ["a", "b"]),
         ("sticky", ["a", "b"]),
     ]
+
+
+ASTERIX = replace(BREAKOUT, id="ALE/Asterix-v5")
+
+
+def test_one_agent_on_several_games_is_a_suite_of_its_own(results):
+    """One run a game: no interval of anything and nobody to compare with, but a score over games."""
+    for env, score in ((BREAKOUT, 16.1), (PONG, -20.7), (ASTERIX, 1000.0)):
+        write_run(results / env.id / "a" / "seed0", "a", env, scores=[0.0, score])
+    (suite,) = summarise(results)["suites"]
+    assert (suite["agents"], suite["improvement"], suite["left_out"]) == (["a"], [], [])
+    asterix = (1000 - 210) / (8503.3 - 210)
+    assert suite["games"] == ["ALE/Asterix-v5", "ALE/Breakout-v5", "ALE/Pong-v5"]
+    assert [each["iqm"] for each in suite["by_game"]["a"]] == pytest.approx([asterix, 0.5, 0])
+    entry = suite["aggregates"]["a"]
+    assert (entry["mean"], entry["median"]) == (pytest.approx((asterix + 0.5) / 3), pytest.approx(asterix))
+    assert (entry["iqm"]["low"], suite["by_game"]["a"][0]["low"]) == (None, None)
+    lead = sentences.over_games(suite)[0]
+    assert lead.startswith("a has a mean of the human-normalised score of 0.198 over 3 runs on 3 games (no interval")
+
+
+ALIEN = replace(BREAKOUT, id="ALE/Alien-v5")
+
+
+def test_games_that_one_agent_played_beyond_those_of_the_others_are_a_suite_too(results):
+    """Of four games a played all, e three, b and c two, d one: first what can be compared, then all that a played; e's lie within."""
+    four = (BREAKOUT, PONG, ASTERIX, ALIEN)
+    for agent, envs in (("a", four), ("b", four[:2]), ("c", four[:2]), ("d", four[1:2]), ("e", four[:3])):
+        for env in envs:
+            write_run(results / env.id / agent / "seed0", agent, env, scores=[1.0])
+    first, second = summarise(results)["suites"]
+    assert (sorted(first["agents"]), first["games"]) == (["a", "b", "c", "e"], ["ALE/Breakout-v5", "ALE/Pong-v5"])
+    assert (second["agents"], len(second["games"])) == (["a"], 4)
+    assert "b: did not play ALE/Alien-v5, ALE/Asterix-v5" in second["left_out"]
+
+
+def test_agents_without_a_game_in_common_have_a_suite_each(results):
+    for agent, envs in (("a", (BREAKOUT, PONG)), ("b", (ASTERIX, ALIEN))):
+        for env in envs:
+            write_run(results / env.id / agent / "seed0", agent, env, scores=[1.0])
+    assert [suite["agents"] for suite in summarise(results)["suites"]] == [["b"], ["a"]]
+
+
+def test_many_games_that_an_agent_did_not_play_are_counted_and_not_named(results):
+    games = [
+        replace(BREAKOUT, id=f"ALE/{name}-v5") for name in ("Alien", "Amidar", "Assault", "Boxing", "Freeway", "Krull", "Pong")
+    ]
+    for agent, envs in (("a", games), ("b", games), ("c", games[:1])):
+        for env in envs:
+            write_run(results / env.id / agent / "seed0", agent, env, scores=[1.0])
+    (suite,) = summarise(results)["suites"]
+    assert suite["left_out"] == ["c: did not play 6 of these games"]
+
+
+def test_without_a_scale_one_agent_has_nothing_to_be_told_over_games(results):
+    for env in (MINATAR, replace(MINATAR, id="MinAtar/Asterix-v1")):
+        write_run(results / env.id / "a" / "seed0", "a", env, scores=[1.0])
+    assert summarise(results)["suites"] == []
+
+
+def test_what_all_games_took_is_the_sum_over_every_run(results):
+    """Two games of which one process trained both side by side (its 100 s count once), and a third run that was interrupted."""
+    for env in (BREAKOUT, PONG):
+        write_run(results / env.id / "a" / "seed0", "a", env, scores=[1.0], wall_s=100.0, energy=cpu(100.0), share=0.5)
+    write_run(results / "more", "a", PONG, 1, scores=[1.0], wall_s=14.0, energy=cpu(100.0), status="interrupted", reached=0.5)
+    (suite,) = summarise(results, price=0.3)["suites"]
+    total = suite["totals"]["a"]
+    assert (total["n_runs"], total["frames"], total["method"]) == (3, 500_000, "estimated")
+    assert total["human_play_h"] == pytest.approx(500_000 / 60 / 3600)
+    assert total["wall_h"] == pytest.approx(107 / 3600)
+    assert (total["kwh"], total["low_kwh"], total["high_kwh"]) == tuple(pytest.approx(j / 3.6e6) for j in (250, 125, 500))
+    assert total["cost_usd"] == pytest.approx(0.3 * 250 / 3.6e6)
+
+
+def test_what_is_not_known_of_one_game_is_not_known_of_all(results):
+    write_run(results / "b" / "seed0", "a", BREAKOUT, scores=[1.0], energy=cpu(100.0))
+    write_run(results / "p" / "seed0", "a", PONG, scores=[1.0], energy={"cpu_package": Energy(0, 0, 0, "absent")})
+    total = summarise(results)["suites"][0]["totals"]["a"]
+    assert (total["kwh"], total["method"], total["frames"]) == (None, "absent", 400_000)
+
+
+def test_published_agents_over_the_same_games_have_the_statistics_of_their_papers(results):
+    """DER over 26 games: Agarwal et al. 2021 recompute a median of 0.161 and a mean of 0.285 from its table (van Hasselt et al. 2019)."""
+    for game in SUITES["atari26"]:
+        write_run(
+            results / game / "a" / "seed0", "a", replace(BREAKOUT, id=game, protocol="atari100k"), steps=100_000, scores=[1.0]
+        )
+    (suite,) = summarise(results)["suites"]
+    by_agent = {(entry["agent"], entry["most_frames"]): entry for entry in suite["published"]}
+    der = by_agent["DER", 400_000]
+    assert (round(der["mean"], 3), round(der["median"], 3), der["differs"]) == (0.285, 0.161, [])
+    assert "experience" in by_agent["IQN", 200_000_000]["differs"]
+    assert not any("human starts" in entry["protocol"] for entry in suite["published"])
+    means = [entry["mean"] for entry in suite["published"]]
+    assert means == sorted(means, reverse=True)
+
+
+def test_an_agent_that_was_not_published_on_every_game_has_no_statistics_over_them(results):
+    """CURL's table is of the 26 games of Atari-100k, of which Zaxxon is none; IQN's of 57, of which it is one."""
+    for game in ("ALE/Alien-v5", "ALE/Zaxxon-v5"):
+        write_run(results / game / "a" / "seed0", "a", replace(BREAKOUT, id=game), scores=[1.0])
+    agents = {entry["agent"] for entry in summarise(results)["suites"][0]["published"]}
+    assert "IQN" in agents
+    assert "CURL" not in agents
+
+
+@pytest.mark.parametrize(
+    ("mean", "says"),
+    [
+        (0.5, "By that mean a lies between Y (0.400) and X (0.600), of 2 agents published on the same games"),
+        (0.6, "By that mean a lies above X (0.600)"),
+        (0.1, "By that mean a lies below Y (0.400)"),
+    ],
+)
+def test_the_place_among_published_agents_is_by_their_means_and_only_of_those_alike(mean, says):
+    published = [
+        {"agent": name, "mean": value, "differs": differs}
+        for name, value, differs in (("W", 0.55, ["experience"]), ("X", 0.6, []), ("Y", 0.4, []))
+    ]
+    suite = {"games": ["g", "h"], "published": published}
+    assert sentences._among_published("a", {"mean": mean}, suite).startswith(says)
+    assert sentences._among_published("a", {"mean": mean}, suite | {"published": published[:1]}) == ""
 
 
 def test_the_summary_with_all_of_it_is_json(results):

@@ -75,7 +75,8 @@ def test_one_chart_library_serves_every_chart(results, tmp_path):
         write_run(results / env.id.replace("/", "-") / "dqn" / "seed0", env=env)
     page = page_of(results, tmp_path)
     assert page.count(charts.javascript()) == 1
-    assert page.count('class="chart"') == 4  # the curves of three environments, and the landmarks
+    # The curves of three environments, the two control tasks together (curves and statistics), and the landmarks.
+    assert page.count('class="chart"') == 6
 
 
 def test_hostile_names_are_text(results, tmp_path):
@@ -546,6 +547,28 @@ def test_two_agents_on_the_same_games_get_statistics_a_frontier_and_curves_over_
     assert "Yours: rainbow, ALE/Breakout-v5" in charts_of["landmarks-chart"].text
     browser.execute_script("document.querySelectorAll('details').forEach((d) => d.open = true)")
     assert "DQN (Nature 2015)" in browser.find_element("id", "env0-published").text
+    assert_quiet_and_narrow(browser)
+
+
+@pytest.mark.browser
+def test_one_agent_on_several_games_is_told_over_all_of_them_before_each(browser, results, tmp_path):
+    for k, game in enumerate(("Alien", "Boxing", "Breakout", "Pong")):
+        env = replace(BREAKOUT, id=f"ALE/{game}-v5", protocol="atari100k")
+        write_run(results / game / "der" / "seed0", "der", env, steps=100_000, scores=[1.0, 10.0 + k], wall_s=3600.0)
+    charts_of = open_page(browser, results, tmp_path)
+    headings = [it.text for it in browser.find_elements("css selector", "h2")]
+    assert headings[:3] == ["der on 4 games", "ALE/Alien-v5", "ALE/Boxing-v5"]
+    section = browser.find_element("id", "suite0")
+    assert "4.00 h" in section.text, "an hour each"
+    assert "Probability of improvement" not in section.text
+    games = [it for it in charts_of["suite0-statistics"].text.split() if it in ("Alien", "Boxing", "Breakout", "Pong")]
+    assert games == ["Pong", "Boxing", "Breakout", "Alien"], "best on top: 0.95, 0.91, 0.36, -0.03 of human"
+    for option in ("Performance profile", "Optimality gap"):
+        choose(browser, "suite0-statistics-option", option, charts_of["suite0-statistics"])
+    browser.execute_script("document.querySelectorAll('details').forEach((d) => d.open = true)")
+    assert "DER" in browser.find_element("id", "suite0-published").text
+    links = [it.get_attribute("hash") for it in browser.find_elements("css selector", "nav a")]
+    assert links == [f"#env{n}" for n in range(4)]
     assert_quiet_and_narrow(browser)
 
 
