@@ -25,7 +25,7 @@ class Plan(Train):
     seconds: float = 10.0
     """How long to try, from the first update on; more seconds, a better forecast."""
     try_seeds: tuple[int, ...] = ()
-    """Other numbers of seeds to try side by side, e.g. 1 4 16, to see what is fastest a seed."""
+    """Other numbers of seeds to try in one process, e.g. 1 4 16, to see what is fastest a seed."""
     country: str | None = None
     """Where it would run, for its CO2: a three-letter code or an English name; the default is the world mean with its range."""
     price_usd_per_kwh: float | None = None
@@ -50,14 +50,18 @@ def plan_command(argv: Sequence[str]) -> int:
     more = [with_seeds(config, seeds) for seeds in asked.try_seeds]
     target = writable_or_dash(asked.json)
     notice = (lambda text: None) if target == "-" else print
-    notice(f"trying {config.agent} on {config.env} for {asked.seconds:g} s ...")
+    notice(f"trying {config.agent} on {one_or_many(config.envs)} for {asked.seconds:g} s ...")
     pace, forecast = plan(config, asked.seconds, notice)
-    others = [plan(one, asked.seconds, notice) for one in more]
+    others = [(one, plan(one, asked.seconds, notice)[1]) for one in more]
     if target != "-":
         print("\n".join(text(config, pace, forecast, others, at)))
     if target is not None:
         write_json(target, as_json(config, pace, forecast, others, at))
     return 0
+
+
+def one_or_many(games: Sequence[str]) -> str:
+    return ", ".join(games) if len(games) < 4 else f"{len(games)} environments"
 
 
 def with_seeds(config: RunConfig, seeds: int) -> RunConfig:
@@ -74,11 +78,12 @@ def costs(forecast: Forecast, at: Rates) -> dict[str, float | None]:
 
 
 def text(
-    config: RunConfig, pace: Pace, forecast: Forecast, others: Sequence[tuple[Pace, Forecast]], at: Rates
+    config: RunConfig, pace: Pace, forecast: Forecast, others: Sequence[tuple[RunConfig, Forecast]], at: Rates
 ) -> Iterator[str]:
     """The forecast for people, line by line."""
     seeds = len(config.seeds)
-    yield f"{config.agent} on {config.env}, {config.budget} each, {seeds} seed(s): {forecast.steps:,} steps a seed"
+    several = " and environment" if config.more_envs else ""
+    yield f"{config.agent} on {one_or_many(config.envs)}, {config.budget} each, {seeds} seed(s): {forecast.steps:,} steps a seed{several}"
     yield ""
     found = costs(forecast, at)
     rows = {"wall time": of(forecast.wall_s, units.duration), **costs_in_words(pace, forecast, found, at)}
@@ -88,16 +93,18 @@ def text(
         "GPU-hours": gpu_in_words(forecast, found, at) if pace.gpus else "none",
         "model FLOPs": of(forecast.flops, units.flops),
         "memory": f"{units.size(pace.memory_bytes)}, {units.size(pace.replay_bytes)} of it the replay",
-        "on disk": f"{units.size(pace.checkpoint_bytes)} of agents, and less than {units.size(pace.replay_bytes)} to resume from",
+        "on disk": f"{units.size(forecast.checkpoint_bytes)} of agents, and less than {units.size(pace.replay_bytes)} to resume from",
     }
     for name, value in rows.items():
         yield f"  {name:<13} {value}"
     yield ""
-    speed = pace.seeds / pace.learning_step_s.value
+    speed = pace.runs / pace.learning_step_s.value
     yield f"  {units.count(speed)} steps/s in sum while it learns, setting up takes {units.duration(pace.setup_s.value)}; the ranges are the fastest and"
     yield f"  slowest tenth of {pace.seconds:g} s of trying, and what evaluations may take, whose games nobody knows yet."
+    if len(pace.games) < len(config.envs):
+        yield f"  Tried on {', '.join(pace.games)}: the other {len(config.envs) - len(pace.games)} are taken to be like them."
     if others:
-        yield from seeds_side_by_side([(pace, forecast), *others])
+        yield from seeds_in_one_process([(config, forecast), *others])
 
 
 def gpu_in_words(forecast: Forecast, found: Mapping[str, float | None], at: Rates) -> str:
@@ -130,22 +137,23 @@ def of(figure: Range, show: Callable[[float], str]) -> str:
     return f"{show(figure.value)} ({units.between(show, figure.value, figure.low, figure.high)})"
 
 
-def seeds_side_by_side(tried: Sequence[tuple[Pace, Forecast]]) -> Iterator[str]:
+def seeds_in_one_process(tried: Sequence[tuple[RunConfig, Forecast]]) -> Iterator[str]:
     """What each number of seeds takes for one of them."""
     yield ""
-    each = {pace.seeds: forecast.wall_s.value / pace.seeds for pace, forecast in tried}
+    each = {len(config.seeds): forecast.wall_s.value / len(config.seeds) for config, forecast in tried}
     fastest = min(each, key=lambda seeds: each[seeds])
     for seeds, seconds in sorted(each.items()):
         mark = "  <- fastest a seed" if seeds == fastest and len(each) > 1 else ""
-        yield f"  {seeds:>3} side by side  {units.duration(seconds)} a seed{mark}"
+        yield f"  {seeds:>3} in one process  {units.duration(seconds)} a seed{mark}"
 
 
 def as_json(
-    config: RunConfig, pace: Pace, forecast: Forecast, others: Sequence[tuple[Pace, Forecast]], at: Rates
+    config: RunConfig, pace: Pace, forecast: Forecast, others: Sequence[tuple[RunConfig, Forecast]], at: Rates
 ) -> dict[str, Any]:
     return {
         "agent": config.agent,
         "env": config.env,
+        "envs": list(config.envs),
         "budget": config.budget,
         "seeds": list(config.seeds),
         "country": at.country,
@@ -155,6 +163,6 @@ def as_json(
         "forecast": asdict(forecast) | costs(forecast, at),
         "pace": asdict(pace),
         "side_by_side": [
-            {"seeds": p.seeds, "wall_s_per_seed": f.wall_s.value / p.seeds} for p, f in [(pace, forecast), *others]
+            {"seeds": len(c.seeds), "wall_s_per_seed": f.wall_s.value / len(c.seeds)} for c, f in [(config, forecast), *others]
         ],
     }

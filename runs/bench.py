@@ -25,7 +25,7 @@ from agents.learner import Learner
 from envs import lane_seeds, make, spec
 from runs.config import DOMAINS, RunConfig
 from runs.plan import TRAINING_PHASES, try_out
-from runs.prepare import flush_denormals, lacking, resolve_device
+from runs.prepare import Runs, flush_denormals, lacking, resolve_device
 from runs.progress import each_once
 from runs.schema import LedgerLine
 
@@ -165,7 +165,7 @@ def speed(
         compile="off" if case.plain else "on", cuda_graphs="off" if case.plain else "auto", threads=threads,
     )  # fmt: skip
     with_peer = case.peer is not None and (case.peer == "MlpPolicy" or importlib.util.find_spec("cv2") is not None)
-    try_out(config, 0.5, notice)  # fills the compiler's cache, and is not timed
+    try_out(config, side_by_side(config), 0.5, notice)  # fills the compiler's cache, and is not timed
     mine, theirs = [], []
     for _ in range(repeats):
         mine.append(ours(config, seconds))
@@ -192,9 +192,14 @@ def speed(
     )
 
 
+def side_by_side(config: RunConfig) -> Runs:
+    """All seeds in one group, whatever a training would do."""
+    return Runs((spec(config.env),) * len(config.seeds), config.seeds)
+
+
 def ours(config: RunConfig, seconds: float) -> dict[str, Any]:
     """Rates between the first update and the end of a short training, of three seconds at least: its ledger has a line a second."""
-    trial = try_out(config, seconds, quietly)
+    trial = try_out(config, side_by_side(config), seconds, quietly)
     learning, learner = [line for line in trial.lines if line.lineage.updates], trial.learner
     first, last = learning[0], learning[-1]
     phases = {name: last.active_s[name] - first.active_s[name] for name in TRAINING_PHASES}

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from statistics import quantiles
+from statistics import fmean, quantiles
 from tempfile import TemporaryDirectory
 
 from agents.config import AgentConfig
@@ -33,6 +33,7 @@ HEARTBEAT_S = 1.0  # shorter ones wait for the disk so often that the forecast i
 WARM_UP_STEPS = 400  # at most: enough to time a step without learning
 LEAST_SPREAD = 0.1  # of the pace: what an hour on a shared machine may differ from these seconds
 LEAST_GAMES = 10
+MOST_TRIED = 3  # games, of those that train one after another
 LONG_GAME_STEPS = 2_000  # a longer time limit says nothing about how long a game usually is
 
 
@@ -57,9 +58,13 @@ class Range:
 
 @dataclass(frozen=True)
 class Pace:
-    """What a calibration saw of S seeds in one process. A step is one of every seed; seconds are wall-clock seconds of the process."""
+    """What a calibration saw of S runs in one process. A step is one of every run; seconds are wall-clock seconds of the process.
 
-    seeds: int
+    Of several calibrations, each on a game of its own, it is their mean, with ranges that hold all of them (``mean_pace``).
+    """
+
+    games: tuple[str, ...]  # that were tried
+    runs: int  # side by side: seeds, and on a GPU games
     setup_s: Range  # with a warm cache of the compiler; at most what the trial took, which may have compiled
     warm_up_step_s: float  # before learning starts
     learning_step_s: Range  # with the updates that belong to it
@@ -75,15 +80,15 @@ class Pace:
     update_flops: int
     memory_bytes: int  # of the process, its replay full
     replay_bytes: int
-    checkpoint_bytes: int  # of the agents alone, all seeds; what a resume needs beside them is the replay, compressed
+    checkpoint_bytes: int  # of the agents alone, all runs
     seconds: float  # that the calibration learned
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What the whole training will take: all its seeds together where it does not say otherwise."""
+    """What the whole training will take: all its seeds and games together where it does not say otherwise."""
 
-    steps: int  # per seed
+    steps: int  # per seed and game
     wall_s: Range
     frames: float  # training play
     play_s: float | None
@@ -91,11 +96,12 @@ class Forecast:
     joules: Range | None
     gpu_h: Range
     flops: Range
+    checkpoint_bytes: int  # of the agents alone; what a resume needs beside them is the replay, compressed
 
 
 @dataclass(frozen=True)
 class Job:
-    """The arithmetic's inputs that are not measured."""
+    """The arithmetic's inputs that are not measured, for one group of runs that train side by side."""
 
     budget: Budget
     frame_rate_hz: float | None
@@ -103,19 +109,18 @@ class Job:
     replay_ratio: float
     evals: int
     eval_episodes: int
-    groups: int  # trained one after another
 
 
 def check_asked(config: RunConfig, seconds: float) -> None:
     """Raise InputError for what cannot be forecast."""
     if not 1 <= seconds <= 600:
         raise InputError(f"--seconds must lie between 1 and 600, not {seconds:g}")
-    if config.more_envs:
-        raise InputError(f"plan forecasts one environment at a time, not {len(config.envs)}: give e.g. {config.env}")
 
 
 def plan(config: RunConfig, seconds: float, notice: Callable[[str], None]) -> tuple[Pace, Forecast]:
     """Calibrate for about that many seconds of learning, and forecast the whole training.
+
+    Runs that train one after another are tried on one game, or on ``MOST_TRIED`` where there are more; the others are taken to be alike.
 
     Raises:
         InputError, BudgetError, UnknownEnv, ConfigError: as ``train`` does; nothing was written.
@@ -123,20 +128,81 @@ def plan(config: RunConfig, seconds: float, notice: Callable[[str], None]) -> tu
     agent = config.agent_config
     assert isinstance(agent, AgentConfig)
     check_asked(config, seconds)
-    env_spec = spec(config.env)
-    check_warm_up(parse_budget(config.budget), env_spec, agent.learning_starts_steps, "--agent.learning-starts-steps")
+    for env in config.envs:
+        check_warm_up(parse_budget(config.budget), spec(env), agent.learning_starts_steps, "--agent.learning-starts-steps")
     groups = lockstep_groups(config, resolve_device(config.device))
-    pace = calibrate(replace(config, seeds=groups[0].seeds), seconds, notice)
-    job = Job(
+    tried = spread_out(list({group.games: group for group in groups}.values()))
+    paces = [calibrate(config, group, seconds, notice) for group in tried]
+    forecasts = [forecast(pace, job_of(config, agent, group)) for pace, group in zip(paces, tried, strict=True)]
+    return mean_pace(paces), whole(forecasts, len(groups))
+
+
+def spread_out(groups: Sequence[Runs]) -> list[Runs]:
+    """At most ``MOST_TRIED`` of them, from the first to the last."""
+    count = min(MOST_TRIED, len(groups))
+    return [groups[k * (len(groups) - 1) // max(1, count - 1)] for k in range(count)]
+
+
+def job_of(config: RunConfig, agent: AgentConfig, group: Runs) -> Job:
+    env_spec = group.env_specs[0]
+    return Job(
         budget=parse_budget(config.budget),
         frame_rate_hz=env_spec.frame_rate_hz,
         warm_up_steps=agent.learning_starts_steps,
         replay_ratio=agent.replay_ratio,
         evals=config.evals,
         eval_episodes=config.eval_episodes or protocol_of(env_spec, config.protocol).eval_episodes,
-        groups=len(groups),
     )
-    return pace, forecast(pace, job)
+
+
+def mean_pace(paces: Sequence[Pace]) -> Pace:
+    """What is alike in all of them, the mean of what takes time, and the most of what takes room."""
+    first = paces[0]
+    watts = [pace.watts for pace in paces if pace.watts is not None]
+    return replace(
+        first,
+        games=tuple(game for pace in paces for game in pace.games),
+        setup_s=widest([pace.setup_s for pace in paces]),
+        warm_up_step_s=fmean(pace.warm_up_step_s for pace in paces),
+        learning_step_s=widest([pace.learning_step_s for pace in paces]),
+        eval_setup_s=fmean(pace.eval_setup_s for pace in paces),
+        eval_observation_s=fmean(pace.eval_observation_s for pace in paces),
+        game_steps=widest([pace.game_steps for pace in paces]),
+        frames_per_step=fmean(pace.frames_per_step for pace in paces),
+        eval_frames_per_observation=fmean(pace.eval_frames_per_observation for pace in paces),
+        watts=widest(watts) if len(watts) == len(paces) else None,
+        forward_flops=round(fmean(pace.forward_flops for pace in paces)),
+        update_flops=round(fmean(pace.update_flops for pace in paces)),
+        memory_bytes=max(pace.memory_bytes for pace in paces),
+        replay_bytes=max(pace.replay_bytes for pace in paces),
+        checkpoint_bytes=max(pace.checkpoint_bytes for pace in paces),
+    )
+
+
+def widest(ranges: Sequence[Range]) -> Range:
+    return Range(fmean(each.value for each in ranges), min(each.low for each in ranges), max(each.high for each in ranges))
+
+
+def whole(forecasts: Sequence[Forecast], groups: int) -> Forecast:
+    """Of ``groups`` that train one after another and take in the mean what those forecast take."""
+    each = groups / len(forecasts)
+
+    def total(of: Sequence[Range]) -> Range:
+        return sum(of[1:], start=of[0]) * each
+
+    joules = [f.joules for f in forecasts if f.joules is not None]
+    play_s = [f.play_s for f in forecasts if f.play_s is not None]
+    return Forecast(
+        steps=round(fmean(f.steps for f in forecasts)),
+        wall_s=total([f.wall_s for f in forecasts]),
+        frames=sum(f.frames for f in forecasts) * each,
+        play_s=sum(play_s) * each if len(play_s) == len(forecasts) else None,
+        eval_frames=total([f.eval_frames for f in forecasts]),
+        joules=total(joules) if len(joules) == len(forecasts) else None,
+        gpu_h=total([f.gpu_h for f in forecasts]),
+        flops=total([f.flops for f in forecasts]),
+        checkpoint_bytes=round(sum(f.checkpoint_bytes for f in forecasts) * each),
+    )
 
 
 @dataclass(frozen=True)
@@ -146,7 +212,7 @@ class Trial:
     group: Group
     learner: Learner
     lines: list[LedgerLine]  # up to the stop: without the checkpoint that it writes
-    checkpoint_bytes: int  # of the agents alone, all seeds; what a resume needs beside them is the replay, compressed
+    checkpoint_bytes: int  # of the agents alone, all runs
 
 
 class Limit(Stop):
@@ -164,7 +230,7 @@ class Limit(Stop):
         return self.began_s is not None and time.monotonic() - self.began_s > self.seconds
 
 
-def try_out(config: RunConfig, seconds: float, notice: Callable[[str], None]) -> Trial:
+def try_out(config: RunConfig, runs: Runs, seconds: float, notice: Callable[[str], None]) -> Trial:
     """Train for ``seconds`` after the first update, in a folder that is thrown away. The warm-up is shortened, nothing else."""
     agent = config.agent_config
     assert isinstance(agent, AgentConfig)
@@ -175,7 +241,7 @@ def try_out(config: RunConfig, seconds: float, notice: Callable[[str], None]) ->
             config, out=folder, agent_config=replace(agent, learning_starts_steps=warm_up), evals=1, eval_episodes=1,
             heartbeat_s=HEARTBEAT_S,
         )  # fmt: skip
-        group = Group(short, runs_of(config), resolve_device(config.device), stopped, lambda progress: None, notice)
+        group = Group(short, runs, resolve_device(config.device), stopped, lambda progress: None, notice)
         stopped.counters = group.counters
         outcomes = group.run()
         assert isinstance(group.trainer, FamilyTrainer)
@@ -184,28 +250,29 @@ def try_out(config: RunConfig, seconds: float, notice: Callable[[str], None]) ->
         return Trial(group, group.trainer.learner, lines, size)
 
 
-def calibrate(config: RunConfig, seconds: float, notice: Callable[[str], None]) -> Pace:
-    """Train one group for ``seconds`` after its first update, and play an evaluation for a third of that."""
-    trial = try_out(config, seconds, notice)
+def calibrate(config: RunConfig, runs: Runs, seconds: float, notice: Callable[[str], None]) -> Pace:
+    """Train one group of runs for ``seconds`` after its first update, and play an evaluation for a third of that."""
+    trial = try_out(config, runs, seconds, notice)
     games = play(trial.group, config, seconds / 3)
-    layout, costs, last = trial.learner.layout, trial.group.counters.costs[0], trial.lines[-1]
+    layout, costs, last = trial.learner.layout, trial.group.counters.costs, trial.lines[-1]
     untouched = max(0.0, 1 - steps_of(last) / (layout.capacity * layout.envs_per_seed))  # memory that is not in use yet
     first_s = last.active_s["setup"]
     pace = Pace(
-        seeds=len(config.seeds),
+        games=tuple(dict.fromkeys(runs.games)),
+        runs=len(runs.seeds),
         setup_s=Range(first_s, first_s, first_s),
         warm_up_step_s=warm_up_pace(trial.lines),
         learning_step_s=learning_pace(trial.lines),
         eval_setup_s=games.setup_s,
         eval_observation_s=games.observation_s,
-        game_steps=game_steps(games.steps, spec(config.env).max_episode_steps),
+        game_steps=game_steps(games.steps, runs.env_specs[0].max_episode_steps),
         frames_per_step=(last.lineage.frames or 0) / max(1, steps_of(last)),
         eval_frames_per_observation=games.frames_per_observation,
-        watts=power(trial.lines, len(config.seeds)),
+        watts=power(trial.lines, len(runs.seeds)),
         energy_method=total_energy(last.energy).method,
-        gpus=(last.gpu_allocated_s or 0.0) * len(config.seeds) / (last.wall_s or 1.0),
-        forward_flops=costs.forward,
-        update_flops=costs.update,
+        gpus=(last.gpu_allocated_s or 0.0) * len(runs.seeds) / (last.wall_s or 1.0),
+        forward_flops=round(fmean(each.forward for each in costs)),
+        update_flops=round(fmean(each.update for each in costs)),
         memory_bytes=(last.peak_rss_bytes or 0) + int(layout.nbytes * untouched if trial.learner.device.type == "cpu" else 0),
         replay_bytes=layout.nbytes,
         checkpoint_bytes=trial.checkpoint_bytes,
@@ -213,21 +280,16 @@ def calibrate(config: RunConfig, seconds: float, notice: Callable[[str], None]) 
     )
     del trial, games
     gc.collect()  # there may be no room for a second replay
-    again_s = time_setup(config)
+    again_s = time_setup(config, runs)
     return replace(pace, setup_s=Range(again_s, again_s, max(again_s, first_s)))
 
 
-def runs_of(config: RunConfig) -> Runs:
-    """All seeds side by side."""
-    return Runs((spec(config.env),) * len(config.seeds), config.seeds)
-
-
-def time_setup(config: RunConfig) -> float:
+def time_setup(config: RunConfig, runs: Runs) -> float:
     """Seconds to set everything up where the compiler's cache is warm, as the training will find it after the trial."""
     began_s = time.monotonic()
     with TemporaryDirectory(prefix="playmeter-") as folder:
         group = Group(
-            replace(config, out=folder), runs_of(config), resolve_device(config.device), Stop(), lambda progress: None,
+            replace(config, out=folder), runs, resolve_device(config.device), Stop(), lambda progress: None,
             lambda note: None,
         )  # fmt: skip
         again_s = time.monotonic() - began_s
@@ -316,23 +378,23 @@ def game_steps(seen: float, limit: int | None) -> Range:
 
 
 def forecast(pace: Pace, job: Job) -> Forecast:
-    """The arithmetic. A budget that is not in steps is turned into the steps that use it up."""
+    """The arithmetic, for one group. A budget that is not in steps is turned into the steps that use it up."""
     steps = steps_for(pace, job)
     learning = max(0, steps - job.warm_up_steps)
     updates = learning * job.replay_ratio
     observations = pace.game_steps * (job.evals * job.eval_episodes)  # of one seed
-    wall = wall_s(pace, job, steps) * job.groups
-    runs = pace.seeds * job.groups
-    frames = steps * pace.frames_per_step * runs
+    wall = wall_s(pace, job, steps)
+    frames = steps * pace.frames_per_step * pace.runs
     return Forecast(
         steps=steps,
         wall_s=wall,
         frames=frames,
         play_s=None if job.frame_rate_hz is None else frames / job.frame_rate_hz,
-        eval_frames=observations * (pace.eval_frames_per_observation * runs),
+        eval_frames=observations * (pace.eval_frames_per_observation * pace.runs),
         joules=None if pace.watts is None else wall * pace.watts,
         gpu_h=wall * (pace.gpus / 3600),
-        flops=(observations * pace.forward_flops + (steps * pace.forward_flops + updates * pace.update_flops)) * runs,
+        flops=(observations * pace.forward_flops + (steps * pace.forward_flops + updates * pace.update_flops)) * pace.runs,
+        checkpoint_bytes=pace.checkpoint_bytes,
     )
 
 
@@ -352,7 +414,7 @@ def steps_for(pace: Pace, job: Job) -> int:
         seconds = wall_s(pace, job, steps).value
         learning = max(0, steps - job.warm_up_steps)
         flops = steps * pace.forward_flops + learning * job.replay_ratio * pace.update_flops
-        joules = None if pace.watts is None else pace.watts.value * seconds / pace.seeds
+        joules = None if pace.watts is None else pace.watts.value * seconds / pace.runs
         frames = steps * pace.frames_per_step
         play_s = None if job.frame_rate_hz is None else frames / job.frame_rate_hz
         return budget.fraction(

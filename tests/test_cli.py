@@ -204,7 +204,11 @@ BAD = {
     ),
     "an unknown one of several": (["train", "dqn", "CartPole-v1,Acrobat-v1"], "did you mean Acrobot-v1"),
     "a comma too many": (["train", "dqn", "CartPole-v1,"], "lacks an environment's name"),
-    "a forecast of a suite": (["plan", "dqn", "atari5", "--device", "cpu"], "one environment at a time, not 5"),
+    "a forecast of two kinds": (["plan", "dqn", "CartPole-v1,ALE/Pong-v5"], "are of different kinds"),
+    "a forecast of a suite too short for one": (
+        ["plan", "dqn", "CartPole-v1,Acrobot-v1", "--budget", "20s-play", "--device", "cpu"],
+        "ends before learning starts",
+    ),
     "no such env word": (["envs", "tetriss"], "tetriss"),
     "unknown agent page": (["agents", "rainbwo"], "did you mean"),
 }

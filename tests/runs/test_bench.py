@@ -17,6 +17,7 @@ import playmeter
 from runs import bench
 from runs.bench import CASES, Case, Machine
 from runs.config import RunConfig
+from runs.prepare import Runs
 from runs.schema import Counts, Flops
 from tests.runs.test_plan import line
 
@@ -178,7 +179,7 @@ def test_the_command_shows_and_writes_what_was_timed(
 def test_where_nothing_can_be_compiled_the_table_is_not_silent_about_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def tried_out(config: RunConfig, seconds: float, notice: Callable[[str], None]) -> None:
+    def tried_out(config: RunConfig, runs: Runs, seconds: float, notice: Callable[[str], None]) -> None:
         notice("no C++ compiler found")
 
     monkeypatch.setattr(bench, "machine", lambda *_: MACHINE)

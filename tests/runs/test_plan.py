@@ -13,12 +13,29 @@ import pytest
 import playmeter
 from agents.config import AgentConfig
 from analysis.convert import ANYWHERE, Rates
-from cli.plan import costs, gpu_in_words
+from cli.plan import costs, gpu_in_words, seeds_in_one_process
+from envs import spec
 from runs.budget import parse_budget
 from runs.checkpoint import Manifest, Store
-from runs.config import RunConfig
+from runs.config import InputError, RunConfig
 from runs.family import FamilyTrainer
-from runs.plan import Forecast, Job, Pace, Range, forecast, game_steps, learning_pace, plan, power, try_out, warm_up_pace
+from runs.plan import (
+    Forecast,
+    Job,
+    Pace,
+    Range,
+    forecast,
+    game_steps,
+    learning_pace,
+    mean_pace,
+    plan,
+    power,
+    spread_out,
+    try_out,
+    warm_up_pace,
+    whole,
+)  # fmt: skip
+from runs.prepare import Runs
 from runs.schema import Counts, Energy, Flops, LedgerLine, read_ledger
 from runs.train import train
 
@@ -28,12 +45,12 @@ def exactly(value: float) -> Range:
 
 
 PACE = Pace(
-    seeds=2, setup_s=Range(30.0, 25.0, 40.0), warm_up_step_s=0.01, learning_step_s=Range(0.1, 0.08, 0.2), eval_setup_s=1.0, eval_observation_s=0.002,
+    games=("a",), runs=2, setup_s=Range(30.0, 25.0, 40.0), warm_up_step_s=0.01, learning_step_s=Range(0.1, 0.08, 0.2), eval_setup_s=1.0, eval_observation_s=0.002,
     game_steps=Range(50.0, 10.0, 100.0), frames_per_step=4.0, eval_frames_per_observation=3.0, watts=Range(100.0, 50.0, 200.0),
     energy_method="estimated", gpus=1.0, forward_flops=7, update_flops=1_000, memory_bytes=1, replay_bytes=1, checkpoint_bytes=1,
     seconds=10.0,
 )  # fmt: skip
-JOB = Job(parse_budget("1000-steps"), 60.0, warm_up_steps=200, replay_ratio=0.25, evals=3, eval_episodes=5, groups=1)
+JOB = Job(parse_budget("1000-steps"), 60.0, warm_up_steps=200, replay_ratio=0.25, evals=3, eval_episodes=5)
 
 
 def test_the_arithmetic_by_hand() -> None:
@@ -54,9 +71,39 @@ def test_the_arithmetic_by_hand() -> None:
 
 
 def test_groups_one_after_another_take_as_long_as_all_of_them() -> None:
-    one, three = forecast(PACE, JOB), forecast(PACE, replace(JOB, groups=3))
+    one = forecast(PACE, JOB)
+    three = whole([one], 3)
     assert three.wall_s.value == pytest.approx(3 * one.wall_s.value)
-    assert three.frames == 3 * one.frames
+    assert (three.frames, three.checkpoint_bytes, three.steps) == (3 * one.frames, 3 * one.checkpoint_bytes, one.steps)
+
+
+def test_games_that_were_not_tried_take_what_those_tried_take_in_the_mean() -> None:
+    """Two of ten were tried, one of them twice as slow."""
+    fast, slow = forecast(PACE, JOB), forecast(replace(PACE, learning_step_s=PACE.learning_step_s * 2), JOB)
+    found = whole([fast, slow], 10)
+    for end in ("low", "value", "high"):
+        both = getattr(fast.wall_s, end) + getattr(slow.wall_s, end)
+        assert getattr(found.wall_s, end) == pytest.approx(5 * both)
+    assert found.play_s == pytest.approx(10 * 8_000 / 60)
+    assert whole([fast, replace(slow, play_s=None, joules=None)], 10).play_s is None
+    assert whole([fast, replace(slow, play_s=None, joules=None)], 10).joules is None
+
+
+def test_what_is_tried_of_many_games_lies_far_apart() -> None:
+    def tried(count: int) -> list[int]:
+        groups = [Runs((spec("CartPole-v1"),), (number,)) for number in range(count)]
+        return [group.seeds[0] for group in spread_out(groups)]
+
+    assert [tried(count) for count in (1, 2, 3, 5, 26)] == [[0], [0, 1], [0, 1, 2], [0, 2, 4], [0, 12, 25]]
+
+
+def test_a_pace_of_several_games_is_their_mean_and_needs_the_room_of_the_largest() -> None:
+    slow = replace(PACE, games=("b",), learning_step_s=Range(0.3, 0.1, 0.9), memory_bytes=5)
+    found = mean_pace([PACE, slow])
+    assert (found.games, found.memory_bytes, found.runs) == (("a", "b"), 5, 2)
+    assert found.learning_step_s == Range(pytest.approx(0.2), 0.08, 0.9)
+    assert found.watts == PACE.watts
+    assert mean_pace([PACE, replace(slow, watts=None)]).watts is None
 
 
 @pytest.mark.parametrize(
@@ -132,6 +179,38 @@ def test_what_is_counted_is_forecast_exactly(tmp_path: Path) -> None:
     assert 0.1 * (last.wall_s or 0) < found.wall_s.value < 10 * (last.wall_s or 0), "not another unit"
 
 
+def test_several_environments_are_forecast_together(tmp_path: Path) -> None:
+    """One after another on a CPU: what is counted is that of both trainings, and the time is longer than either's."""
+    config = replace(CONFIG, out=str(tmp_path / "out"), more_envs=("Acrobot-v1",))
+    pace, found = plan(config, 1.0, lambda text: None)
+    assert pace.games == ("CartPole-v1", "Acrobot-v1")
+    outcomes = train(config, notice=lambda text: None)
+    ends = [read_ledger(outcome.folder)[-1] for outcome in outcomes]
+    assert (found.steps, found.frames) == (1_500, sum(end.lineage.frames or 0 for end in ends))
+    assert found.play_s == pytest.approx(3_000 / 50 + 3_000 / 5)
+    assert found.checkpoint_bytes == pytest.approx(
+        sum((one.folder / "checkpoints/final.pt").stat().st_size for one in outcomes), rel=0.02
+    )
+    assert found.wall_s.value > pace.setup_s.low + 3_000 * pace.learning_step_s.low / 2
+
+
+def test_a_budget_too_short_for_one_of_them_is_refused_before_anything_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """20 s are 1,000 steps of CartPole and 100 of Acrobot, where learning starts after 600."""
+    monkeypatch.setattr("runs.plan.calibrate", lambda *_: pytest.fail("tried"))
+    with pytest.raises(InputError, match="ends before learning starts"):
+        plan(replace(CONFIG, budget="20s-play", more_envs=("Acrobot-v1",)), 1.0, lambda text: None)
+
+
+def test_seeds_that_train_one_after_another_are_told_apart_by_their_number() -> None:
+    """Their groups are of one seed each, whatever number was asked for."""
+    tried = [(replace(CONFIG, seeds=tuple(range(n))), whole([forecast(PACE, JOB)], n)) for n in (1, 4)]
+    lines = list(seeds_in_one_process(tried))[1:]
+    assert [line.split()[0] for line in lines] == ["1", "4"]
+    assert {line.split("process")[1].split("a seed")[0].strip() for line in lines} == {"116 s"}, (
+        "30 + 2 + 80 + 3 (1 + 0.5), rounded"
+    )
+
+
 def test_what_is_compiled_in_the_trial_is_not_compiled_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first trainer that is made takes a second longer, as with a compiler whose cache is cold: that is the high end alone."""
     made, init = [], FamilyTrainer.__init__
@@ -157,7 +236,7 @@ def test_the_checkpoint_at_a_trials_end_is_no_part_of_its_pace(monkeypatch: pyte
         return save(self, *args)
 
     monkeypatch.setattr(Store, "save", slow)
-    trial = try_out(CONFIG, 1.0, lambda text: None)
+    trial = try_out(CONFIG, Runs((spec("CartPole-v1"),) * 2, (0, 1)), 1.0, lambda text: None)
     assert trial.lines[-1].lineage.updates, "it learned"
     assert trial.lines[-1].active_s["io"] < 2
 
@@ -175,7 +254,7 @@ def test_the_command_prints_and_writes_what_it_found(capsys: pytest.CaptureFixtu
         "wall time",
         "France, with a PUE of 1.2",
         "18.0 s of human play",
-        "3 side by side",
+        "3 in one process",
         "fastest a seed",
     ):
         assert part in text
