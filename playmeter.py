@@ -5,6 +5,8 @@ What a command needs is imported when it runs (``cli/``), so that ``--help`` and
 
 from __future__ import annotations
 
+import errno
+import io
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -66,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Without ``arguments`` this is the whole process: it takes its signals, and finds what earlier ones compiled.
     """
     argv = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None and isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a dash that the locale lacks ends no training
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(usage())
         return 0 if argv else BAD_INPUT
@@ -79,8 +83,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     module, function, _ = COMMANDS[argv[0]]
     if arguments is None and argv[0] in ("train", "demo", "plan", "bench"):
         from agents import disk_cache
+        from cli.threads import wait_briefly
 
         disk_cache.begin()
+        wait_briefly()
     if arguments is None and argv[0] in ("train", "demo"):
         from cli.ending import end_as_documented, ignore_signals
 
@@ -91,7 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ignore_signals()
     try:
         run: Callable[[Sequence[str]], int] = getattr(import_module(module), function)
-        return run(argv[1:])
+        code = run(argv[1:])
+        sys.stdout.flush()
+        return code
     except ValueError as error:
         if type(error).__name__ not in EXPECTED:  # a defect of ours: let it be seen
             raise
@@ -101,6 +109,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `playmeter envs | head`
         sys.stderr.close()
         return 0
+    except OSError as error:
+        if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
+        from cli.ending import let_go_of_stdout
+
+        print(f"playmeter: standard output cannot be written: {error.strerror}", file=sys.stderr)
+        let_go_of_stdout()
+        return NO_DISK
     except Exception as error:
         if type(error).__name__ != "DiskError":
             raise

@@ -20,6 +20,7 @@ from agents.operators import once
 # Before the exponent. An error of exactly 0 keeps a small priority, or its row would never be drawn again, and once all errors are 0
 # nothing could be drawn at all (Schaul et al. 2016, section 3.3).
 MIN_PRIORITY = 1e-6
+MAX_PRIORITY = 1e30  # a value that overflowed is no reason to look for a row behind the last one
 MAX_CROSS_ENTROPY_PRIORITY = (
     100.0  # dqn_zoo, rainbow/agent.py. The other heads' errors have the scale of the rewards: no limit fits all
 )
@@ -130,7 +131,7 @@ def make_update(config: AgentConfig, network: FlatNetwork) -> Update:
             gradient = tuple(piece * scale for piece in gradient)
         params, moments = step(params, gradient, state, config.learning_rate, config.optimiser_eps)
         state = moments._replace(rounded=network.rounded(params) if state.rounded else ())
-        return params, state, priorities.clamp(min=MIN_PRIORITY), Metrics(loss, mean_q, norm)
+        return params, state, priorities.clamp(MIN_PRIORITY, MAX_PRIORITY), Metrics(loss, mean_q, norm)
 
     return update
 

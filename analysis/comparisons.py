@@ -188,6 +188,10 @@ def _notes(runs: list[Run], unfinished: list[Run], repeats: list[Run]) -> list[s
         notes.append(f"imported from {origin.get('format')}: only what its files say is known")
     if any(schema.REPORTED in run.total.energy for run in runs):
         notes.append("energy as reported by whoever ran it: neither its source nor its interval is known")
+    if any(schema.WALL_METER in schema.present(run.total.energy) and len(run.evals) for run in runs):
+        notes.append(
+            "energy before the end of a run: the wall meter's, shared out by time and by what the other sources counted"
+        )
     if runs[0].returns != schema.EVALUATION:
         notes.append(f"score: {across.RETURNS[runs[0].returns]}")
     if lengths := _unequal_lengths(runs):

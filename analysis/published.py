@@ -7,6 +7,7 @@ Everything else is shown too, with what differs; how the figure was evaluated al
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +17,7 @@ from runs.schema import EnvRecord
 
 STICKY = {"nature": "no", "atari100k": "no", "sticky": "yes"}  # our protocols, in the words of the tables
 NEAR = 2.0
+TRAINING_RETURN = re.compile(r"training (episodic )?returns?")  # in a table's words on how a figure was found
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def _neighbour(row: dict[str, str], env: EnvRecord, frames: float) -> Neighbour:
             differs.append("sticky actions" if row["sticky_actions"] != "not stated" else "sticky actions not stated")
         if row["start"] == "human starts":
             differs.append("human starts")
-    if row["evaluation"].startswith("training return"):
+    if TRAINING_RETURN.search(row["evaluation"]):
         differs.append("a training return, not an evaluation")
     if row["env_id"] != env.id:
         differs.append(row["env_id"])

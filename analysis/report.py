@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -99,18 +100,30 @@ def _json(result: dict[str, Any]) -> str:
 
 
 def write_files(files: dict[Path, bytes], folder: Path | None = None) -> None:
-    """All of them or none: temporary files beside the targets first, then renamed into place."""
+    """All of them or none: temporary files beside the targets first, then renamed into place.
+
+    A link stays one, and what it leads to is written; a file that was there keeps its mode. A device or a pipe (``/dev/stdout``) is
+    written to when everything else is ready.
+    """
     ready: dict[Path, Path] = {}
     path = folder or Path()
     try:
         if folder is not None:
             folder.mkdir(exist_ok=True)
-        for path, data in files.items():
-            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-            ready[path] = Path(name)
+        direct = [path for path in files if path.exists() and not path.is_file()]
+        for path in files:
+            if path in direct:
+                continue
+            target = path.resolve()
+            mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o666 & ~_umask()
+            handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+            ready[target] = Path(name)
             with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            ready[path].chmod(0o666 & ~_umask())
+                file.write(files[path])
+            ready[target].chmod(mode)
+        for path in direct:
+            with path.open("wb") as file:
+                file.write(files[path])
         for path, temporary in ready.items():
             os.replace(temporary, path)
     except OSError as error:

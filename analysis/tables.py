@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -76,13 +77,27 @@ def _find(folders: Sequence[Path]) -> list[Path]:
         if not folder.is_dir():
             what = "is not a folder" if folder.exists() else "does not exist"
             raise NoRunsError(f"{folder} {what}: name a run folder, or a folder of runs such as results")
-        here = {path.parent.resolve(): None for path in sorted(folder.rglob(schema.RUN_FILE))}
+        here = dict.fromkeys(_below(folder))
         if not here:
             raise NoRunsError(
                 f"{folder} holds no run (no {schema.RUN_FILE} in it or below): train one first, or name another folder"
             )
         found |= here
     return list(found)
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """The run folders, those behind links too: results that outgrew a disk lie on another."""
+    seen: set[str] = set()
+    for here, names, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(here)
+        if real in seen:  # a link that leads back
+            names.clear()
+            continue
+        seen.add(real)
+        names.sort()
+        if schema.RUN_FILE in files:
+            yield Path(real)
 
 
 def _short_ids(folders: Sequence[Path]) -> list[str]:
@@ -99,6 +114,9 @@ def _short_ids(folders: Sequence[Path]) -> list[str]:
     return ids
 
 
+Columns = dict[str, Floats | list[float | None]]
+
+
 @dataclass(frozen=True)
 class Contents:
     """What the JSON files of a folder hold. ``evals``: columns, an array where every evaluation has a number."""
@@ -106,7 +124,7 @@ class Contents:
     record: schema.RunRecord
     total: schema.LedgerLine
     returns: str
-    evals: dict[str, Floats | list[float | None]]
+    evals: Columns
 
 
 def _contents(folder: Path) -> Contents | str:
@@ -117,12 +135,13 @@ def _contents(folder: Path) -> Contents | str:
         if not lines:
             return "has no ledger line yet"
         total = schema.after_kill(lines, record) if schema.has_gone(lines[-1], datetime.now(UTC)) else lines[-1]
-        return Contents(record, total, *_evals(folder))
+        returns, evals = _evals(folder)
+        return Contents(record, total, returns, _shared_out(evals, total))
     except (schema.SchemaError, ValueError, TypeError, AttributeError) as error:
         return str(error)
 
 
-def _evals(folder: Path) -> tuple[str, dict[str, Floats | list[float | None]]]:
+def _evals(folder: Path) -> tuple[str, Columns]:
     """What the scores are returns of (all of one kind), and the evaluations by steps in columns."""
     read = schema.read_eval_columns(folder)
     steps, returns = read["steps"], read["returns"]
@@ -131,6 +150,28 @@ def _evals(folder: Path) -> tuple[str, dict[str, Floats | list[float | None]]]:
     columns["score"] = _column([sum(returns[n]) / len(returns[n]) for n in kept])
     columns["games"] = [read["games"][n] or len(returns[n]) for n in kept]
     return read["kind"][kept[-1]] if kept else schema.EVALUATION, columns
+
+
+def _shared_out(evals: Columns, total: schema.LedgerLine) -> Columns:
+    """Where a wall meter stands for the run's energy, the energy at each evaluation: its file is read when the run is over, so what an
+    evaluation holds is of the other sources alone.
+
+    The total is shared out between two bounds. A computer at rest draws by the clock, and what comes on top goes with what the other
+    sources counted: the share by time and the share by those are the ends, and the middle between them is the figure.
+    """
+    wall = schema.present(total.energy).get(schema.WALL_METER)
+    wall_s, counted = evals["wall_s"], evals["joules"]
+    if wall is None or not total.wall_s or not isinstance(wall_s, np.ndarray) or not isinstance(counted, np.ndarray):
+        return evals
+    parts = schema.total_energy({name: each for name, each in total.energy.items() if name != schema.WALL_METER})
+    by_time = np.minimum(wall_s / total.wall_s, 1.0)
+    by_parts = np.minimum(counted / parts.joules, 1.0) if parts.joules else by_time
+    shares = {
+        "joules": (by_time + by_parts) / 2,
+        "low_j": np.minimum(by_time, by_parts),
+        "high_j": np.maximum(by_time, by_parts),
+    }
+    return evals | {name: getattr(wall, name) * share for name, share in shares.items()}
 
 
 def _column(values: list[float | None]) -> Floats | list[float | None]:

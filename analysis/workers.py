@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import TypeVar
@@ -23,5 +24,11 @@ def spread(function: Callable[[Job], Done], jobs: Sequence[Job], runs: int, toge
         yield from map(function, jobs)
         return
     context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(mp_context=context, initializer=gc.disable) as pool:  # they are short, and make no cycles
+    with ProcessPoolExecutor(mp_context=context, initializer=_begin) as pool:
         yield from pool.map(function, jobs, chunksize=together)
+
+
+def _begin() -> None:
+    """Of a process: it is short and makes no cycles, and Ctrl-C is for the one that started it."""
+    gc.disable()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

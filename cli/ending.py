@@ -1,4 +1,5 @@
-"""Signals that come when no training takes them: before it does, while torch is imported, and after it is over."""
+"""How the process ends: signals that come when no training takes them (before it does, while torch is imported, and after it is over),
+and a standard output that nobody takes."""
 
 from __future__ import annotations
 
@@ -25,6 +26,13 @@ def ignore_signals() -> None:
     if signal.getsignal(signal.SIGTERM) is _end:
         for number in NUMBERS:
             signal.signal(number, signal.SIG_IGN)
+
+
+def let_go_of_stdout() -> None:
+    """From now on what is printed, and what still waits to be, goes nowhere: it could not be written, and would fail again at the end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 class _End:

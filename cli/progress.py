@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
+
+from cli.ending import let_go_of_stdout
 
 if TYPE_CHECKING:
     from runs.config import RunConfig
     from runs.progress import Progress
+
+
+def say(text: str) -> None:
+    """A line on standard output. Where that cannot be written any more (whoever read it has gone, its disk is full), the training is worth
+    more than its lines: from then on they go nowhere, which is said once on standard error."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        with suppress(OSError):
+            print(f"playmeter: standard output cannot be written ({error.strerror}): going on without it", file=sys.stderr)
+        let_go_of_stdout()
 
 
 class ProgressLine:
@@ -37,7 +52,10 @@ class ProgressLine:
             self.live.stop()
 
     def notice(self, text: str) -> None:
-        self.console.print(text, markup=False, soft_wrap=True)
+        if self.live is None:
+            say(text)
+        else:
+            self.console.print(text, markup=False, soft_wrap=True)
 
     def update(self, progress: Progress) -> None:
         text = self.text(progress)
@@ -47,7 +65,7 @@ class ProgressLine:
             self.live.update(Text(text))
         elif progress.status != "running" or progress.wall_s - self.last_plain_s >= self.PLAIN_EVERY_S:
             self.last_plain_s = progress.wall_s if progress.status == "running" else float("-inf")
-            print(text, flush=True)
+            say(text)
 
     def text(self, progress: Progress) -> str:
         from analysis import units

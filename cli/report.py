@@ -67,8 +67,8 @@ def report_command(argv: Sequence[str]) -> int:
     json_out, markdown = file_or_dash(asked.json), file_or_dash(asked.markdown)
     if json_out == markdown == "-":
         raise InputError("--json - and --markdown - would both write to standard output: name a file for one")
-    if "-" in (json_out, markdown) and isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8")  # as the files are, whatever the terminal's locale
+    if "-" in (json_out, markdown):
+        as_the_files_are()
     at = Rates(asked.country, asked.price_usd_per_kwh, asked.price_usd_per_gpu_hour, asked.pue)
     write_report(list(asked.folders), out, json_out, at, markdown, asked.figures)
     for name, path in ({"report": out} | others).items():
@@ -84,7 +84,10 @@ def claims_command(argv: Sequence[str]) -> int:
     from analysis.claims.terminal import in_full, show
 
     asked: Claims = parse(Claims, argv, "claims")
-    result = write_claims(asked.set, asked.ids, asked.html, file_or_dash(asked.json), file_or_dash(asked.markdown))
+    json_out, markdown = file_or_dash(asked.json), file_or_dash(asked.markdown)
+    if "-" in (json_out, markdown):
+        as_the_files_are()
+    result = write_claims(asked.set, asked.ids, asked.html, json_out, markdown)
     written = [path for path in (asked.html, asked.json, asked.markdown) if path is not None]
     for path in written:
         if path != "-":
@@ -94,3 +97,9 @@ def claims_command(argv: Sequence[str]) -> int:
     elif not written:
         show(result)
     return 0
+
+
+def as_the_files_are() -> None:
+    """Standard output in UTF-8, whatever the terminal's locale."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")

@@ -23,6 +23,8 @@ from runs.schema import (
     EvalRecord,
     LedgerLine,
     RunRecord,
+    SchemaError,
+    read_evals,
     read_ledger,
     seal,
 )
@@ -193,17 +195,12 @@ def cut_back(folder: Path, sizes: Mapping[str, int]) -> None:
     """Take a run's files back to a checkpoint's sizes: what was appended later will be played again.
 
     Files that ``sizes`` does not name go back to nothing. The ledger stays, but for a line at its end that was cut off: what was
-    spent was spent. Raises InputError, before anything is changed, where a file has less than the checkpoint knew of.
+    spent was spent. Raises InputError, before anything is changed, where ``check_files`` does.
     """
-    curves = list(folder.glob(CURVES))
-    files = [folder / MONITOR_FILE, folder / EVALS_FILE, *curves]
-    for path in [*files, folder / LEDGER_FILE]:
-        if path.is_symlink():
-            raise InputError(f"{path} is a link: a run is continued only in its own folder")
-    for path in files:
-        if sizes.get(path.name, 0) > (path.stat().st_size if path.exists() else 0):
-            raise InputError(f"{path} is shorter than at the checkpoint: it cannot be continued")
-    for path in files:
+    check_files(folder, sizes)
+    for path in _growing(folder):
+        if sizes.get(path.name) == 0:
+            path.touch()  # an empty file is easily lost on the way from one disk to another
         if path.name in sizes:
             os.truncate(path, sizes[path.name])
         else:
@@ -212,6 +209,26 @@ def cut_back(folder: Path, sizes: Mapping[str, int]) -> None:
         whole = len(read_ledger(folder))
         lines = [line for line in (folder / LEDGER_FILE).read_bytes().split(b"\n") if line][:whole]
         os.truncate(folder / LEDGER_FILE, sum(len(line) + 1 for line in lines))
+
+
+def check_files(folder: Path, sizes: Mapping[str, int]) -> None:
+    """Raise InputError where a file is a link, has less than the checkpoint knew of, or holds evaluations that cannot be read."""
+    files = _growing(folder)
+    for path in [*files, folder / LEDGER_FILE]:
+        if path.is_symlink():
+            raise InputError(f"{path} is a link: a run is continued only in its own folder")
+    for path in files:
+        if sizes.get(path.name, 0) > (path.stat().st_size if path.exists() else 0):
+            raise InputError(f"{path} is shorter than at the checkpoint: it cannot be continued")
+    try:
+        read_evals(folder)
+    except SchemaError as error:
+        raise InputError(f"{folder} cannot be continued: {error}") from error
+
+
+def _growing(folder: Path) -> list[Path]:
+    """The files beside the ledger that a run appends to."""
+    return [folder / MONITOR_FILE, folder / EVALS_FILE, *folder.glob(CURVES)]
 
 
 CURVES = "events.out.tfevents*"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import shutil
 import sys
@@ -187,6 +188,11 @@ def check_numbers(config: RunConfig) -> None:
         raise InputError(f"--eval-episodes must be at least 1, not {config.eval_episodes}")
     if config.threads is not None and config.threads < 1:
         raise InputError(f"--threads must be at least 1, not {config.threads}")
+    if config.wall_meter is not None and parse_budget(config.budget).quantity == "joules":
+        raise InputError(
+            f"a budget of {config.budget} needs the energy while the run goes on, and --wall-meter is read when it is over: "
+            "give a budget in another unit, or no wall meter"
+        )
     if not 0 < config.heartbeat_s <= 5:
         raise InputError(f"the heartbeat must lie between 0 and 5 s, not {config.heartbeat_s:g} s")
 
@@ -215,7 +221,8 @@ def check_memory(layout: ReplayLayout, device: torch.device, several_games: bool
 def check_free_memory(replay_bytes: int, device: torch.device, steps: int, flag: str) -> None:
     """Raise InputError where a replay of ``steps`` steps does not fit into what is free; ``flag`` would make it smaller."""
     if device.type == "cuda":
-        torch.cuda.empty_cache()  # what the group before has left
+        gc.collect()  # the group before may hang in a cycle, and its replay with it
+        torch.cuda.empty_cache()
     free = int(psutil.virtual_memory().available) if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
     if replay_bytes > 0.9 * free:
         fits = int(steps * 0.9 * free / replay_bytes) // 1000 * 1000

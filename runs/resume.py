@@ -136,11 +136,13 @@ def _newest(
 
 
 def candidates(parent: Path, seed: int) -> list[Path]:
-    """``seed<k>``, ``seed<k>-2``, ...: the newest first."""
+    """``seed<k>``, ``seed<k>-2``, ...: the newest first. Raises InputError where one of them is a link."""
     numbered = []
     for folder in parent.glob(f"seed{seed}*"):
         name = re.fullmatch(rf"seed{seed}(?:-([0-9]+))?", folder.name)
-        if name and (folder / RUN_FILE).is_file() and not folder.is_symlink():
+        if name and (folder / RUN_FILE).is_file():
+            if folder.is_symlink():
+                raise InputError(f"{folder} is a link: a run is continued only in its own folder, {folder.resolve()}")
             numbered.append((int(name[1] or 1), folder))
     return [folder for _, folder in sorted(numbered, reverse=True)]
 

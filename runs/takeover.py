@@ -11,7 +11,7 @@ import torch
 
 from runs.checkpoint import FOLDER, Manifest, Store
 from runs.config import InputError
-from runs.folder import cut_back, names_of
+from runs.folder import check_files, cut_back, names_of
 from runs.loop import Trainer
 from runs.machine import versions
 from runs.resume import Earlier
@@ -46,6 +46,8 @@ def take_over(earlier: Earlier, trainer: Trainer, device: dict[str, Any], notice
         if manifest is not None and (line is None or (line.consumed.steps or 0) < counters.steps):
             raise InputError(f"{folder} cannot be continued: its ledger lacks lines that were there at its checkpoint")
     check_machine(earlier.records[0], trainer, device, notice)
+    for name, folder in zip(names_of(folders), folders, strict=True):
+        check_files(folder, sizes.get(name, {}))
     for name, folder in zip(names_of(folders), folders, strict=True):
         cut_back(folder, sizes.get(name, {}))
     notes: list[list[str]] = [[] for _ in folders]

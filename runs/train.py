@@ -43,6 +43,7 @@ from runs.schema import (
     Flops,
     LedgerLine,
     RunRecord,
+    SchemaError,
     read_evals,
     total_energy,
 )
@@ -121,7 +122,11 @@ def ended_before(earlier: Earlier, notice: Callable[[str], None]) -> list[Outcom
     for folder, record, line in zip(earlier.folders, earlier.records, earlier.lines, strict=True):
         assert line is not None
         notice(f"seed {record.seed} has {line.status} already, in {folder}")
-        scores = [evaluation.mean_return for evaluation in read_evals(folder)]
+        try:
+            scores = [evaluation.mean_return for evaluation in read_evals(folder)]
+        except SchemaError as error:  # a report will say it too
+            notice(f"{folder}: {error}")
+            scores = []
         outcomes.append(Outcome(folder, record.seed, line.status, scores, line.params_sha256))
     return outcomes
 

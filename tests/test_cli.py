@@ -268,6 +268,50 @@ def test_ctrl_c_ends_a_training_cleanly(tmp_path: Path) -> None:
     assert (folder / schema.FINAL_CHECKPOINT).exists()
 
 
+def test_a_training_goes_on_where_nobody_takes_its_lines_any_more(tmp_path: Path) -> None:
+    """`playmeter train ... | head -1`: said once, and the run is whole."""
+    command = [sys.executable, "-m", "playmeter", "train", "dqn", "CartPole-v1", "--budget", "400-steps", *TINY]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    errors = process.stderr.read()
+    assert process.wait(timeout=60) == 0, errors
+    assert errors == "playmeter: standard output cannot be written (Broken pipe): going on without it\n"
+    last = schema.read_ledger(tmp_path / "results/CartPole-v1/dqn/seed0")[-1]
+    assert (last.status, last.lineage.steps) == ("finished", 400)
+
+
+@pytest.mark.parametrize("arguments", [("report", "results", "--json", "-"), ("agents",)], ids=["report", "agents"])
+def test_an_output_on_a_full_disk_is_one_line_and_exit_code_74(arguments: tuple[str, ...], trained: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "playmeter", *arguments], cwd=trained, env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert done.returncode == 74
+    assert done.stderr == "playmeter: standard output cannot be written: No space left on device\n"
+
+
+def test_signs_that_the_locale_lacks_end_nothing_and_documents_are_utf_8_all_the_same(tmp_path: Path) -> None:
+    """A cluster's old locale: ranges have an en dash, a document a multiplication sign."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}
+
+    def said(*arguments: str) -> bytes:
+        command = [sys.executable, "-m", "playmeter", *arguments]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, timeout=120, check=True).stdout
+
+    lines = said("train", "dqn", "CartPole-v1", "--budget", "400-steps", *TINY).decode("ascii")
+    assert "?" in lines
+    assert "finished" in lines
+    assert "claims:" in said("claims").decode("ascii")
+    assert "–" in said("claims", "--markdown", "-").decode("utf-8")
+
+
 def test_a_board_that_is_ended_leaves_nobody_on_its_port(trained: Path) -> None:
     with socket.create_server(("localhost", 0)) as free:
         port = free.getsockname()[1]
@@ -300,6 +344,35 @@ def _answer(address: str) -> list[str]:
     except (urllib.error.URLError, ConnectionError):
         return []
     return runs
+
+
+SPINS = """
+import os, sys, playmeter, cli.threads
+wait_briefly = cli.threads.wait_briefly
+cli.threads.wait_briefly = lambda: (print("torch" in sys.modules), wait_briefly())
+sys.argv[1:] = {words}
+assert playmeter.main() == 2
+print(os.environ.get("GOMP_SPINCOUNT"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "given", "spins"),
+    [
+        (["train", "dqn", "Nowhere-v1"], {}, "1000"),
+        (["train", "dqn", "Nowhere-v1"], {"GOMP_SPINCOUNT": "7"}, "7"),
+        (["train", "dqn", "Nowhere-v1"], {"OMP_WAIT_POLICY": "active"}, "None"),
+        (["report", "nowhere"], {}, "None"),
+    ],
+)
+def test_threads_of_a_training_wait_briefly_unless_the_user_says_how(
+    words: list[str], given: dict[str, str], spins: str
+) -> None:
+    """Set before torch is there, with which libgomp reads it."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    code, asked = SPINS.format(words=words), environment | given | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=asked, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == [*["False"] * (words[0] == "train"), spins]
 
 
 def test_help_is_fast() -> None:

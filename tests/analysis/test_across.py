@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis import across, contents, sentences, summary, tables
+from analysis import across, contents, published, sentences, summary, tables
 from analysis.convert import Rates
 from envs import SUITES
 from runs.schema import Energy
@@ -292,6 +292,15 @@ def test_published_agents_over_the_same_games_have_the_statistics_of_their_paper
     assert means == sorted(means, reverse=True)
 
 
+def test_a_published_training_return_is_never_called_comparable():
+    """By the words of the tables themselves: whatever speaks of training is no evaluation."""
+    found = [each for env in (CARTPOLE, ACROBOT, MINATAR, BREAKOUT) for each in published.neighbours(env, 500_000)]
+    training = [each for each in found if "training" in each.protocol]
+    assert len(training) >= 10
+    assert all("a training return, not an evaluation" in each.differs for each in training)
+    assert not any("a training return, not an evaluation" in each.differs for each in found if each not in training)
+
+
 def test_an_agent_that_was_not_published_on_every_game_has_no_statistics_over_them(results):
     """CURL's table is of the 26 games of Atari-100k, of which Zaxxon is none; IQN's of 57, of which it is one."""
     for game in ("ALE/Alien-v5", "ALE/Zaxxon-v5"):
@@ -310,13 +319,13 @@ def test_an_agent_that_was_not_published_on_every_game_has_no_statistics_over_th
     ],
 )
 def test_the_place_among_published_agents_is_by_their_means_and_only_of_those_alike(mean, says):
-    published = [
+    others = [
         {"agent": name, "mean": value, "differs": differs}
         for name, value, differs in (("W", 0.55, ["experience"]), ("X", 0.6, []), ("Y", 0.4, []))
     ]
-    suite = {"games": ["g", "h"], "published": published}
+    suite = {"games": ["g", "h"], "published": others}
     assert sentences._among_published("a", {"mean": mean}, suite).startswith(says)
-    assert sentences._among_published("a", {"mean": mean}, suite | {"published": published[:1]}) == ""
+    assert sentences._among_published("a", {"mean": mean}, suite | {"published": others[:1]}) == ""
 
 
 def test_the_summary_with_all_of_it_is_json(results):

@@ -3,8 +3,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 from base64 import b64decode
 from dataclasses import replace
@@ -17,7 +19,7 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
 import playmeter
-from analysis import charts, report, sentences, summary, tables
+from analysis import charts, report, sentences, summary, tables, workers
 from analysis.convert import ANYWHERE, Rates, UnknownPlace, UnknownPrice
 from analysis.report import ReportError, write_report
 from runs import schema
@@ -398,6 +400,41 @@ def test_a_failed_write_leaves_the_old_page_and_no_litter(five_seeds, tmp_path, 
         write_report([five_seeds], out, tmp_path / "report.json")
     assert out.read_text() == "old"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html", "results"]
+
+
+def test_a_link_stays_one_and_a_file_that_was_there_keeps_its_mode(five_seeds, tmp_path):
+    page, link = tmp_path / "index.html", tmp_path / "link.html"
+    page.write_text("old")
+    page.chmod(0o600)
+    link.symlink_to("index.html")
+    write_report([five_seeds], link, tmp_path / "new.json")
+    assert link.is_symlink()
+    assert page.read_text().startswith("<!DOCTYPE html>")
+    assert page.stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "new.json").stat().st_mode & 0o777 == 0o666 & ~report._umask()
+
+
+def test_a_pipe_is_written_to_and_not_replaced(five_seeds, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()), daemon=True)
+    reader.start()
+    write_report([five_seeds], None, pipe)
+    assert pipe.is_fifo()
+    reader.join(20)
+    assert json.loads(read[0])["comparisons"]
+
+
+def test_ctrl_c_is_for_the_process_that_started_the_others():
+    """A terminal sends it to all of them; each would print a traceback of its own."""
+    handlers = list(workers.spread(_handler, range(4), workers.MANY_RUNS))
+    assert handlers == [signal.SIG_IGN] * 4
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def _handler(_):
+    return signal.getsignal(signal.SIGINT)
 
 
 def test_importing_analysis_is_light():

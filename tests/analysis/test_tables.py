@@ -1,9 +1,11 @@
 import json
 import os
+from dataclasses import replace
 
 import pytest
 
-from analysis import tables
+from analysis import summary, tables
+from runs import schema
 from runs.schema import ABSENT, ESTIMATED, MEASURED, Energy
 from tests.analysis.run_folders import CPU, GPU, MOUNTAINCAR, write_run
 
@@ -32,6 +34,18 @@ def test_two_result_folders_with_the_same_layout_get_different_ids(tmp_path):
         write_run(tmp_path / name / "CartPole-v1" / "dqn" / "seed0")
     runs, _ = tables.read_runs([tmp_path])
     assert [run.id for run in runs] == ["a/CartPole-v1/dqn/seed0", "b/CartPole-v1/dqn/seed0"]
+
+
+def test_runs_behind_links_are_found_once_and_a_link_that_leads_back_ends(results, tmp_path):
+    for agent in ("a", "b"):
+        write_run(tmp_path / "disk" / agent / "seed0", agent)
+    (results / "CartPole-v1").mkdir(parents=True)
+    for name in ("a", "b", "again"):
+        (results / "CartPole-v1" / name).symlink_to(tmp_path / "disk" / name.replace("again", "b"))
+    (tmp_path / "disk" / "a" / "back").symlink_to(results)
+    runs, left_out = tables.read_runs([results])
+    assert sorted(run.record.agent for run in runs) == ["a", "b"]
+    assert left_out == []
 
 
 def test_a_torn_last_ledger_line_costs_only_itself(results):
@@ -185,3 +199,41 @@ def test_an_absent_source_adds_nothing_and_none_at_all_is_unknown(results):
     write_run(results / "e" / "a" / "seed0", energy=energy(cpu_package=ESTIMATED, gpu_board=ABSENT))
     write_run(results / "e" / "a" / "seed1", seed=1, energy=energy(cpu_package=ABSENT))
     assert tables.runs_table(tables.read_runs([results])[0])["joules"].to_list() == [100.0, None]
+
+
+def with_parts(folder, joules_by_eval):
+    """What the evaluations hold while a wall meter's file is not read yet: the other sources' energy."""
+    path = folder / schema.EVALS_FILE
+    evals = [
+        replace(e, joules=j, low_j=j / 2, high_j=j * 2) for e, j in zip(schema.read_evals(folder), joules_by_eval, strict=True)
+    ]
+    path.write_text("".join(map(schema.seal, evals)))
+
+
+def test_a_wall_meters_total_is_shared_out_over_the_evaluations_by_time_and_by_the_other_sources(results):
+    """400 J of a wall meter; the processor's 100 J are estimated, 10, 60 and 100 of them by thirds of the time."""
+    total = {"cpu_package": Energy(100.0, 50.0, 200.0, ESTIMATED), "wall_meter": Energy(400.0, 390.0, 410.0, MEASURED)}
+    folder = write_run(results / "a", scores=[1.0, 2.0, 3.0], wall_s=90.0, energy=total)
+    with_parts(folder, [10.0, 60.0, 100.0])
+    rows = tables.evals_table([read_one(folder)]).select("joules", "low_j", "high_j").rows()
+    third = pytest.approx(400 * (1 / 3 + 0.1) / 2), pytest.approx(390 * 0.1), pytest.approx(410 / 3)
+    two = pytest.approx(400 * (2 / 3 + 0.6) / 2), pytest.approx(390 * 0.6), pytest.approx(410 * 2 / 3)
+    assert rows == [third, two, (400, 390, 410)]
+    (comparison,) = summary.summarise([read_one(folder)], [])["comparisons"]
+    assert any("shared out by time" in note for note in comparison["notes"])
+
+
+def test_a_wall_meter_alone_is_shared_out_by_time(results):
+    folder = write_run(results / "a", scores=[1.0, 2.0], energy=energy(wall_meter=MEASURED))
+    with_parts(folder, [0.0, 0.0])
+    assert tables.evals_table([read_one(folder)])["joules"].to_list() == [50, 100]
+
+
+@pytest.mark.parametrize("method", [ABSENT, None])
+def test_without_a_wall_meter_evaluations_keep_what_they_hold(results, method):
+    wall = {} if method is None else energy(wall_meter=method)
+    folder = write_run(results / "a", scores=[1.0, 2.0], energy=energy(cpu_package=ESTIMATED) | wall)
+    with_parts(folder, [10.0, 100.0])
+    run = read_one(folder)
+    assert tables.evals_table([run])["joules"].to_list() == [10, 100]
+    assert not any("shared out" in note for note in summary.summarise([run], [])["comparisons"][0]["notes"])

@@ -5,13 +5,15 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from agents.config import AgentConfig
-from runs.prepare import faster_precision
+from runs.config import InputError, RunConfig
+from runs.prepare import check_numbers, faster_precision
 
 PAGES_PER_UPDATE = """
 import resource
@@ -95,3 +97,11 @@ def test_who_computes_pictures_in_float32_on_a_cpu_with_bfloat16_is_told_what_is
     advice = faster_precision(agent, torch.device(device), compiled)
     assert (advice is not None) == told
     assert advice is None or "--agent.precision bf16" in advice
+
+
+def test_a_budget_of_energy_is_refused_beside_a_wall_meter_which_is_read_when_the_run_is_over() -> None:
+    config = RunConfig("dqn", "CartPole-v1", AgentConfig(), (0,), "0.5kWh", wall_meter="meter.csv")
+    with pytest.raises(InputError, match="give a budget in another unit, or no wall meter"):
+        check_numbers(config)
+    for other in (replace(config, budget="30min"), replace(config, wall_meter=None)):
+        check_numbers(other)

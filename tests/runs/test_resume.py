@@ -207,6 +207,13 @@ def test_a_rest_that_was_interrupted_goes_on_beside_what_has_ended_in_another_gr
         train(config(tmp_path / "more", seeds=(0, 1), resume=True))
 
 
+def test_priorities_that_overflow_are_a_run_that_diverged_and_no_fault_of_the_program(tmp_path: Path) -> None:
+    """An infinite priority would be looked for behind the last row; on a GPU that ends the whole group."""
+    agent = replace(SMALL, learning_rate=1e13, prioritized=True, priority_exponent=0.5)
+    (outcome,) = train(config(tmp_path, agent_config=agent, budget="1500-steps", heartbeat_s=0.5))
+    assert outcome.status == "diverged"
+
+
 def test_a_seed_that_diverged_is_not_trained_again_with_others(tmp_path: Path) -> None:
     asked = config(tmp_path, agent_config=replace(SMALL, learning_rate=1e30), budget="1500-steps", heartbeat_s=0.5)
     (first,) = train(asked)
@@ -442,6 +449,55 @@ def test_files_are_cut_back_only_where_all_can_be_and_never_through_a_link(tmp_p
     (again,) = train(config(tmp_path, resume=True))
     assert again.status == "finished"
     assert len(schema.read_ledger(again.folder)) == len((again.folder / schema.LEDGER_FILE).read_bytes().splitlines())
+
+
+def damage(folder: Path) -> None:
+    """Another digit in the first evaluation, so that its checksum is wrong."""
+    path = folder / schema.EVALS_FILE
+    first, _, rest = path.read_bytes().partition(b"\n")
+    assert rest, "a damaged last line would be one that was cut off"
+    path.write_bytes(first.replace(b'"steps":60', b'"steps":61') + b"\n" + rest)
+
+
+def test_evaluations_that_cannot_be_read_are_one_line_before_any_file_is_changed(tmp_path: Path) -> None:
+    """Of the second seed: the first one's files are as they were too."""
+    asked = config(tmp_path, seeds=(0, 1), evals=4)
+    outcomes = train(asked, interrupt_at(200))
+    damage(outcomes[1].folder)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match=r"seed1 cannot be continued: .*evals\.jsonl") as error:
+        train(replace(asked, resume=True))
+    assert "\n" not in str(error.value)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_of_a_run_that_has_finished_they_are_said_and_the_others_go_on(tmp_path: Path) -> None:
+    (done,) = train(config(tmp_path, evals=4))
+    damage(done.folder)
+    said: list[str] = []
+    outcomes = train(config(tmp_path, evals=4, seeds=(0, 1), resume=True), notice=said.append)
+    assert [(outcome.status, bool(outcome.eval_scores)) for outcome in outcomes] == [("finished", False), ("finished", True)]
+    assert any("evals.jsonl" in text for text in said)
+
+
+def test_an_empty_file_that_was_lost_is_made_anew(tmp_path: Path) -> None:
+    """`find -empty -delete`, or a store of objects that keeps no empty ones."""
+    (whole,) = train(config(tmp_path / "whole"))
+    (part,) = train(config(tmp_path / "part"), interrupt_at(60))
+    evals = part.folder / schema.EVALS_FILE
+    assert evals.read_bytes() == b""
+    evals.unlink()
+    (again,) = train(config(tmp_path / "part", resume=True))
+    assert result(again.folder) == result(whole.folder)
+
+
+def test_a_run_behind_a_link_is_not_begun_anew(tmp_path: Path) -> None:
+    (part,) = train(config(tmp_path / "out"), interrupt_at(60))
+    part.folder.rename(tmp_path / "elsewhere")
+    part.folder.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="seed0 is a link: a run is continued only in its own folder, /"):
+        train(config(tmp_path / "out", resume=True))
+    assert sorted(path.name for path in part.folder.parent.iterdir()) == ["seed0"]
 
 
 def test_curves_of_the_lost_part_are_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
