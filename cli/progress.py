@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ class ProgressLine:
     """One line that tells how a training goes: live on a terminal, a plain line now and then where output is piped."""
 
     PLAIN_EVERY_S = 10.0
+    RECENT_S = 300.0  # whose pace says what is left: an hour ago the machine may have been busy, or the process stopped
 
     def __init__(self, config: RunConfig) -> None:
         from rich.console import Console
@@ -38,6 +40,7 @@ class ProgressLine:
         self.live = Live(console=self.console, transient=False, refresh_per_second=4) if self.console.is_terminal else None
         self.last_plain_s = float("-inf")
         self.first: Progress | None = None  # of the runs that train now: setting up is no measure of speed
+        self.recent: deque[Progress] = deque()
 
     def __enter__(self) -> ProgressLine:
         envs = self.config.envs
@@ -73,6 +76,10 @@ class ProgressLine:
         runs = (progress.games, progress.seeds)
         if self.first is None or runs != (self.first.games, self.first.seeds):  # each group has a clock of its own
             self.first = progress
+            self.recent.clear()
+        self.recent.append(progress)
+        while len(self.recent) > 2 and self.recent[1].wall_s < progress.wall_s - self.RECENT_S:
+            self.recent.popleft()
         parts = []
         if self.config.more_envs:
             parts.append(progress.games[0] if len(progress.games) == 1 else f"{len(progress.games)} games")
@@ -98,7 +105,8 @@ class ProgressLine:
         if progress.status != "running":
             parts.append(f"{progress.status} after {units.duration(progress.wall_s)}")
         elif progress.fraction > self.first.fraction:
-            whole_s = (progress.wall_s - self.first.wall_s) / (progress.fraction - self.first.fraction)
+            since = self.recent[0] if progress.fraction > self.recent[0].fraction else self.first  # a long evaluation
+            whole_s = (progress.wall_s - since.wall_s) / (progress.fraction - since.fraction)
             left_s, more = whole_s * (1 - progress.fraction), progress.to_follow
             parts.append(f"{units.duration(left_s)} left")
             if more:

@@ -37,6 +37,20 @@ def test_while_it_trains_speed_score_play_energy_and_what_is_left(line: Progress
     assert "0 steps/s" in line.text(replace(LATER, steps_per_s=0.0, wall_s=15.0)), "a training that stands still"
 
 
+def test_what_is_left_is_told_by_the_pace_of_the_last_minutes(line: ProgressLine) -> None:
+    """1 % every 10 s, but for an hour in which the process was stopped: a few minutes later that hour is nothing to go by."""
+
+    def after(percent: int, stopped_s: float) -> str:
+        return line.text(replace(LATER, fraction=percent / 100, wall_s=5 + 10 * percent + stopped_s))
+
+    line.text(NOW)
+    assert [after(percent, 0.0) for percent in range(1, 41)][-1].endswith("  10.0 min left")
+    assert not after(41, 3600.0).endswith("  9.83 min left")
+    texts = [after(percent, 3600.0) for percent in range(42, 81)]
+    assert texts[-1].endswith("  3.33 min left")
+    assert line.text(replace(LATER, fraction=0.8, wall_s=5 + 800 + 7200.0)).endswith(" min left"), "a long evaluation"
+
+
 def test_where_seeds_train_one_after_another_it_says_which_and_what_all_of_them_take(tmp_path: Path) -> None:
     """Each has a clock of its own, also one that goes on from a checkpoint, whose seconds are more than those of the one before."""
     line = ProgressLine(RunConfig("dqn", "ALE/Pong-v5", AgentConfig(), (0, 1, 2), out=str(tmp_path)))

@@ -209,7 +209,7 @@ def test_a_rest_that_was_interrupted_goes_on_beside_what_has_ended_in_another_gr
 
 def test_priorities_that_overflow_are_a_run_that_diverged_and_no_fault_of_the_program(tmp_path: Path) -> None:
     """An infinite priority would be looked for behind the last row; on a GPU that ends the whole group."""
-    agent = replace(SMALL, learning_rate=1e13, prioritized=True, priority_exponent=0.5)
+    agent = replace(SMALL, learning_rate=1e20, prioritized=True, priority_exponent=0.5)
     (outcome,) = train(config(tmp_path, agent_config=agent, budget="1500-steps", heartbeat_s=0.5))
     assert outcome.status == "diverged"
 
