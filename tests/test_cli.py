@@ -286,7 +286,7 @@ def test_a_training_goes_on_where_nobody_takes_its_lines_any_more(tmp_path: Path
     assert (last.status, last.lineage.steps) == ("finished", 400)
 
 
-@pytest.mark.parametrize("arguments", [("report", "results", "--json", "-"), ("agents",)], ids=["report", "agents"])
+@pytest.mark.parametrize("arguments", [("report", "results", "--json", "-"), ("envs", "cartpole")], ids=["long", "short"])
 def test_an_output_on_a_full_disk_is_one_line_and_exit_code_74(arguments: tuple[str, ...], trained: Path) -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(

@@ -464,6 +464,8 @@ def test_evaluations_that_cannot_be_read_are_one_line_before_any_file_is_changed
     asked = config(tmp_path, seeds=(0, 1), evals=4)
     outcomes = train(asked, interrupt_at(200))
     damage(outcomes[1].folder)
+    with (outcomes[0].folder / schema.MONITOR_FILE).open("a") as file:
+        file.write("1.0,10,1.0,10\n")  # an episode after the checkpoint, which will be played again
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(InputError, match=r"seed1 cannot be continued: .*evals\.jsonl") as error:
         train(replace(asked, resume=True))
