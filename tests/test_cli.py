@@ -288,9 +288,10 @@ def test_a_training_goes_on_where_nobody_takes_its_lines_any_more(tmp_path: Path
 
 @pytest.mark.parametrize("arguments", [("report", "results", "--json", "-"), ("envs", "cartpole")], ids=["long", "short"])
 def test_an_output_on_a_full_disk_is_one_line_and_exit_code_74(arguments: tuple[str, ...], trained: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"} | {"PYTHONPATH": str(ROOT)}
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "playmeter", *arguments], cwd=trained, env=os.environ | {"PYTHONPATH": str(ROOT)},
+            [sys.executable, "-m", "playmeter", *arguments], cwd=trained, env=environment,
             stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
         )  # fmt: skip
     assert done.returncode == 74
