@@ -41,6 +41,7 @@ class Plan(Train):
 def plan_command(argv: Sequence[str]) -> int:
     """Forecast what a training costs before anything is burned."""
     from runs.plan import check_asked, plan
+    from runs.progress import each_once
 
     asked, settings, options = train_arguments(argv, "plan", Plan)
     assert isinstance(asked, Plan)
@@ -49,7 +50,7 @@ def plan_command(argv: Sequence[str]) -> int:
     at = Rates(asked.country, asked.price_usd_per_kwh, asked.price_usd_per_gpu_hour, asked.pue)
     more = [with_seeds(config, seeds) for seeds in asked.try_seeds]
     target = writable_or_dash(asked.json)
-    notice = (lambda text: None) if target == "-" else print
+    notice = (lambda text: None) if target == "-" else each_once(print)
     notice(f"trying {config.agent} on {one_or_many(config.envs)} for {asked.seconds:g} s ...")
     pace, forecast = plan(config, asked.seconds, notice)
     others = [(one, plan(one, asked.seconds, notice)[1]) for one in more]

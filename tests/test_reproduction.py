@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.slow.reproduction import merged, small
+from tests.slow.reproduction import merged, over_games, small
 
 
 def summary(*comparisons: tuple[str, float], machine: str = "a", unfinished: str = "") -> dict[str, Any]:
@@ -13,6 +13,7 @@ def summary(*comparisons: tuple[str, float], machine: str = "a", unfinished: str
     return {
         "schema": 1,
         "generated_utc": f"of {machine}",
+        "suites": [],
         "comparisons": [
             {"id": name, "finished": name != unfinished, "runs": [f"{name}/0"], "score": score} for name, score in comparisons
         ],
@@ -54,3 +55,28 @@ def test_what_is_not_finished_replaces_nothing_and_brings_no_machine() -> None:
 def test_the_first_sitting_has_nothing_to_keep() -> None:
     now = small(summary(("dqn", 1.0)))
     assert merged({}, now) == now
+
+
+def over_three_games(machine: str, games: str = "xyz") -> dict[str, Any]:
+    """One agent on that many games; what was published of it lies a tenth above."""
+    found = summary(*((game, 1.0) for game in games), machine=machine)
+    ours = {"mean": 0.2, "median": 0.3, "iqm_of_means": 0.25}
+    suite = {
+        "games": list(games), "normalised": "human-normalised", "comparisons": {"der": list(games)}, "aggregates": {"der": ours},
+        "published": [{"agent": "DER", **{name: value + 0.1 for name, value in ours.items()}}, {"agent": "SPR", **ours}],
+    }  # fmt: skip
+    return found | {"suites": [suite]}
+
+
+def test_what_is_said_over_games_is_of_finished_ones_and_of_the_most_that_a_sitting_had() -> None:
+    first, second = small(over_three_games("a", "vwxyz")), small(over_three_games("b"))
+    assert merged(first, second)["suites"] == first["suites"]
+    assert merged(second, first)["suites"] == first["suites"]
+    under_way = over_three_games("a")
+    under_way["comparisons"][0]["finished"] = False
+    assert small(under_way)["suites"] == []
+    (line,) = over_games(second["suites"])
+    assert line == (
+        "\nOver 3 games, human-normalised scores: `der`: mean 0.200, median 0.300, IQM of the games' means 0.250; "
+        "DER: mean 0.300, median 0.400, IQM of the games' means 0.350."
+    )

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.report import write_report
+from envs import SUITES as ENVS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE, SUMMARIES = ROOT / "docs/reproduction.md", ROOT / "docs/reproduction"
@@ -65,6 +66,7 @@ SUITES = {
         Job("der", "ALE/RoadRunner-v5", "100k-steps", 2, ATARI100K),
         Job("drq_eps", "ALE/MsPacman-v5", "100k-steps", 1, ATARI100K),
     ],
+    "atari26": [Job("der", game, "100k-steps", 1, ATARI100K) for game in ENVS["atari26"]],
 }
 
 
@@ -109,9 +111,15 @@ def small(summary: dict[str, Any]) -> dict[str, Any]:
         "schema": summary["schema"],
         "generated_utc": summary["generated_utc"],
         "comparisons": done,
+        "suites": [suite for suite in summary["suites"] if suite["aggregates"] and of_several_finished_games(suite, done)],
         "machines": distinct([{key: run[key] for key in ("machine", "versions", "git_commit")} for run in runs]),
         "params_sha256": {run["id"]: run["params_sha256"] for run in runs},
     }
+
+
+def of_several_finished_games(suite: dict[str, Any], done: list[dict[str, Any]]) -> bool:
+    finished = {comparison["id"] for comparison in done}
+    return len(suite["games"]) > 2 and all(finished.issuperset(ids) for ids in suite["comparisons"].values())
 
 
 def merged(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
@@ -120,6 +128,7 @@ def merged(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     kept = [comparison for comparison in before.get("comparisons", []) if comparison["id"] not in again]
     return now | {
         "comparisons": sorted(kept + now["comparisons"], key=lambda comparison: str(comparison["id"])),
+        "suites": max(now["suites"], before.get("suites", []), key=lambda suites: sum(len(suite["games"]) for suite in suites)),
         "machines": distinct(before.get("machines", []) + now["machines"]),
         "params_sha256": dict(sorted((before.get("params_sha256", {}) | now["params_sha256"]).items())),
     }
@@ -137,7 +146,8 @@ def with_tables(page: str) -> str:
             continue
         before, _, rest = page.partition(f"<!-- {suite} -->\n")
         _, _, after = rest.partition(f"<!-- end of {suite} -->\n")
-        table = "\n".join(rows(jobs, json.loads(path.read_text())["comparisons"]))
+        summary = json.loads(path.read_text())
+        table = "\n".join([*rows(jobs, summary["comparisons"]), *over_games(summary.get("suites", []))])
         page = f"{before}<!-- {suite} -->\n{table}\n<!-- end of {suite} -->\n{after}"
     return page
 
@@ -163,6 +173,19 @@ def rows(jobs: list[Job], comparisons: list[dict[str, Any]]) -> Iterator[str]:
             yield f"{start}{figure} | {int(row['steps']):,}, {row['score_kind']} | {verdict(score, row)} |"
         if not neighbours:
             yield f"{start}none in our tables | | |"
+
+
+def over_games(suites: list[dict[str, Any]]) -> Iterator[str]:
+    """A line an agent on several games, beside what was published of it on the same ones."""
+    for suite in suites:
+        for agent, ours in suite["aggregates"].items():
+            theirs = [e for e in suite["published"] if NAMES_100K.get(e["agent"]) == agent]
+            said = [f"`{agent}`: {statistics_of(ours)}", *(f"{e['agent']}: {statistics_of(e)}" for e in theirs)]
+            yield f"\nOver {len(suite['games'])} games, {suite['normalised']} scores: {'; '.join(said)}."
+
+
+def statistics_of(e: dict[str, Any]) -> str:
+    return f"mean {e['mean']:.3f}, median {e['median']:.3f}, IQM of the games' means {e['iqm_of_means']:.3f}"
 
 
 def read(name: str) -> list[dict[str, str]]:
