@@ -232,12 +232,13 @@ def _suite_job(
 def _suite_axes(
     data: Mapping[str, Any], runs: Mapping[str, Sequence[str]], envs: Mapping[str, EnvRecord], seeds: Mapping[str, Seed]
 ) -> Axes:
+    """No curves where there was one evaluation: it is a point, which the tables say."""
     if not data["normalised"] or len(data["games"]) < 2:  # with one game the section's own curves say it
         return {}
     found = {axis: across.suite_curves(data, envs, runs, seeds, axis.column) for axis in charts.AXES}
     return {
         axis.name: charts.over_games(by_agent, axis)
-        for axis, by_agent in found.items() if any(curve is not None and curve.x[-1] > 0 for curve in by_agent.values())
+        for axis, by_agent in found.items() if any(curve is not None and len(curve.x) > 1 and curve.x[-1] > 0 for curve in by_agent.values())
     }  # fmt: skip
 
 

@@ -219,6 +219,18 @@ def test_one_agent_on_several_games_is_a_suite_of_its_own(results):
 ALIEN = replace(BREAKOUT, id="ALE/Alien-v5")
 
 
+def test_one_evaluation_is_no_curve_over_games(results):
+    for env in (BREAKOUT, PONG):
+        write_run(results / env.id / "a" / "seed0", "a", env, scores=[1.0])
+        write_run(results / env.id / "b" / "seed0", "b", env, scores=[1.0])
+    (suite,) = contents.content(tables.read_runs([results])[0], summarise(results)).suites
+    assert suite.axes == {}
+    for env in (BREAKOUT, PONG):
+        write_run(results / env.id / "c" / "seed0", "c", env, scores=[1.0, 2.0])
+    (suite,) = contents.content(tables.read_runs([results])[0], summarise(results)).suites
+    assert "Frames" in suite.axes
+
+
 def test_games_that_one_agent_played_beyond_those_of_the_others_are_a_suite_too(results):
     """Of four games a played all, e three, b and c two, d one: first what can be compared, then all that a played; e's lie within."""
     four = (BREAKOUT, PONG, ASTERIX, ALIEN)
