@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, BinaryIO
 
 import numpy as np
+import psutil  # type: ignore[import-untyped]
 import torch
 from numpy.typing import NDArray
 
@@ -18,10 +21,12 @@ from runs.checkpoint import Manifest, State, Store
 from runs.config import InputError
 from runs.flops import flop_costs
 from runs.loop import Event, Loop, learns_while_playing
+from runs.machine import busy_cores
 from runs.prepare import (
     Job,
     check_memory,
     check_warm_up,
+    crowded,
     default_threads,
     faster_precision,
     flush_denormals,
@@ -36,6 +41,7 @@ from runs.prepare import (
 from runs.schema import FINAL_CHECKPOINT
 
 EVAL_OBSERVATIONS = "books/counters/eval_observations"
+YOUNG_S = 60.0  # a process that cannot be what kept the cores busy over the last minute
 
 
 class ReplayRing:
@@ -133,6 +139,7 @@ class FamilyTrainer:
         flush_denormals()
         self.job, self.agent_config = job, asdict(agent)
         self.compiled, self.cuda_graphs = resolve_compile(job, agent), resolve_cuda_graphs(job)
+        busy = busy_cores() if time.time() - psutil.Process().create_time() < YOUNG_S else 0.0
         torch.set_num_threads(job.config.threads or default_threads(agent, len(job.seeds), self.compiled))
         world = train_world(job, agent.envs_per_seed)
         layout = replay_layout(agent, world, job.seeds, job.budget)
@@ -141,8 +148,10 @@ class FamilyTrainer:
         actions = [env_spec.num_actions for env_spec in job.runs.env_specs]
         self.learner = Learner(agent, layout, actions, job.seeds, job.device, self.compiled, together)
         advice = faster_precision(agent, job.device, self.compiled)
-        if advice is not None and not job.config.resume:  # another precision would be another run
-            job.notice(advice)
+        threads = 1 if job.config.threads or job.device.type != "cpu" else torch.get_num_threads()
+        for text in (advice, crowded(threads, os.cpu_count() or 1, busy)):
+            if text is not None and not job.config.resume:  # another precision or rounding would be another run
+                job.notice(text)
         if self.compiled or self.cuda_graphs:
             obs = np.zeros((world.num_envs, *layout.obs_shape), np.uint8 if layout.pixels else np.float32)
             self.learner.warm_up(obs)

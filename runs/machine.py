@@ -155,6 +155,14 @@ def reserved_vcpus(proc: Path = PROC, cgroup: Path = CGROUP) -> float:
     return cpus
 
 
+def busy_cores(proc: Path = PROC) -> float:
+    """Logical CPUs of the machine that others keep busy: as many as run now, and did over the last minute. 0 where it is not known."""
+    words = _read(proc / "loadavg").split()
+    if len(words) < 4:
+        return 0.0
+    return max(0.0, min(float(words[0]), int(words[3].partition("/")[0]) - 1))  # one that runs is who asks
+
+
 def reserved_memory_gib(proc: Path = PROC, cgroup: Path = CGROUP) -> float:
     """Memory in GiB that this process may use: the machine's, limited by its cgroup."""
     limit = int(psutil.virtual_memory().total)

@@ -302,6 +302,14 @@ def default_threads(agent: AgentConfig, seeds: int, compiled: bool) -> int:
     return min(cores, 16)
 
 
+def crowded(threads: int, cores: int, busy: float) -> str | None:
+    """What to say where others leave fewer of the machine's cores than there are threads, which then wait for one another."""
+    if threads < 2 or cores - busy > threads - 0.5:
+        return None
+    fewer = max(1, round(cores - busy))
+    return f"other processes keep about {min(busy, cores):.0f} of {cores} cores busy: while they do, --threads {fewer} may be faster than {threads}"
+
+
 def flush_denormals() -> None:
     """Let a CPU take numbers nearer to zero than float32's smallest normal one, 1.2e-38, for zero.
 

@@ -17,6 +17,7 @@ import pytest
 from runs import machine
 from runs.energy import VCPU_WATTS
 from runs.machine import (
+    busy_cores,
     cpu_name,
     describe_device,
     describe_machine,
@@ -258,3 +259,19 @@ def test_without_git_or_with_one_that_hangs_there_is_no_commit(repo, monkeypatch
 
 def test_the_peak_memory_is_at_least_what_is_held_now():
     assert peak_rss_bytes() >= psutil.Process().memory_info().rss * 0.9
+
+
+@pytest.mark.parametrize(
+    ("loadavg", "busy"),
+    [
+        ("1.90 1.88 2.88 3/512 12345\n", 1.9),
+        ("1.90 1.88 2.88 2/512 12345\n", 1.0),  # whatever ran over the last minute has ended
+        ("1.90 1.88 2.88 1/512 12345\n", 0.0),
+        ("0.10 0.10 0.10 9/512 12345\n", 0.1),  # something short
+        (None, 0.0),
+    ],
+)
+def test_cores_are_busy_that_were_over_the_last_minute_and_are_now(loadavg, busy, tmp_path):
+    if loadavg is not None:
+        (tmp_path / "loadavg").write_text(loadavg)
+    assert busy_cores(tmp_path) == busy

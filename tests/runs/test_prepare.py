@@ -5,15 +5,18 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from agents.config import AgentConfig
 from runs.config import InputError, RunConfig
-from runs.prepare import check_numbers, faster_precision
+from runs.prepare import check_numbers, crowded, faster_precision
+from runs.train import train
 
 PAGES_PER_UPDATE = """
 import resource
@@ -105,3 +108,45 @@ def test_a_budget_of_energy_is_refused_beside_a_wall_meter_which_is_read_when_th
         check_numbers(config)
     for other in (replace(config, budget="30min"), replace(config, wall_meter=None)):
         check_numbers(other)
+
+
+@pytest.mark.parametrize(
+    ("threads", "cores", "busy", "advised"),
+    [
+        (2, 2, 2.1, "--threads 1"),
+        (2, 2, 1.0, "--threads 1"),
+        (2, 2, 0.3, None),
+        (1, 2, 9.0, None),
+        (16, 16, 5.2, "--threads 11"),
+        (4, 64, 60.0, None),
+    ],
+)
+def test_threads_that_would_wait_for_the_processes_of_others_are_advised_against(
+    threads: int, cores: int, busy: float, advised: str | None
+) -> None:
+    said = crowded(threads, cores, busy)
+    assert said is None if advised is None else said is not None and advised in said
+
+
+@pytest.mark.parametrize(
+    ("threads", "resume", "age_s", "said"),
+    [(None, False, 1.0, True), (2, False, 1.0, False), (None, True, 1.0, False), (None, False, 3600.0, False)],
+    ids=["a new training", "as asked for", "one that is continued", "a process whose own work it may be"],
+)
+def test_they_are_at_the_start_of_a_training_that_was_not_told_how_many(
+    threads: int | None, resume: bool, age_s: float, said: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runs.family.busy_cores", lambda: 99.0)
+    monkeypatch.setattr("runs.family.default_threads", lambda *_: 2)
+    monkeypatch.setattr("runs.family.psutil.Process", lambda: SimpleNamespace(create_time=lambda: time.time() - age_s))
+    agent = AgentConfig(hidden=(8,), batch_size=4, learning_starts_steps=20, replay_capacity=100)
+    config = RunConfig(
+        "dqn", "CartPole-v1", agent, (0,), "40-steps", evals=1, eval_episodes=1, device="cpu", compile="off", threads=threads,
+        resume=resume, out=str(tmp_path),
+    )  # fmt: skip
+    before, told = torch.get_num_threads(), list[str]()
+    try:
+        train(config, notice=told.append)
+    finally:
+        torch.set_num_threads(before)
+    assert any("other processes keep about" in text for text in told) == said
