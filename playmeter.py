@@ -98,7 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         run: Callable[[Sequence[str]], int] = getattr(import_module(module), function)
         code = run(argv[1:])
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it was closed: `>&-`
+            sys.stdout.flush()
         return code
     except ValueError as error:
         if type(error).__name__ not in EXPECTED:  # a defect of ours: let it be seen

@@ -139,48 +139,69 @@ def suites(
     """For each protocol an entry for the games on which most can be said of several agents, and one for each larger set of games that
     somebody played; ``envs`` and ``settings``: of each comparison id."""
     by_protocol: dict[tuple[str, str], list[Comparison]] = {}
+    not_told: dict[tuple[str, str], list[str]] = {}
     for c in comparisons:
-        if c["score"]["iqm"] is not None and all(run in seeds for run in c["runs"]):
-            by_protocol.setdefault((envs[c["id"]].kind, c["protocol"]), []).append(c)
+        where, runs = (envs[c["id"]].kind, c["protocol"]), c["runs"]
+        if c["score"]["iqm"] is None or not all(run in seeds for run in runs):
+            not_told.setdefault(where, []).append(f"{c['label']}: not evaluated yet on {c['env']}")
+        elif not all("frames" in seeds[run] for run in runs):
+            not_told.setdefault(where, []).append(f"{c['label']}: its frames on {c['env']} are not known")
+        else:
+            by_protocol.setdefault(where, []).append(c)
     made = []
-    for (kind, protocol), members in by_protocol.items():
+    for where, members in by_protocol.items():
         by_agent = _by_agent(members, settings)
-        made += [_suite(kind, protocol, by_agent, games, envs, seeds) for games in _sets_of_games(by_agent)]
+        sets = _sets_of_games(by_agent, {c["env"] for c in members if over_games_scale(envs[c["id"]])})
+        made += [_suite(where, by_agent, games, envs, settings, seeds, not_told.get(where, [])) for games in sets]
     return [suite for suite in made if suite is not None]
 
 
 ByAgent = dict[str, dict[str, Comparison]]
 
 
+def over_games_scale(env: EnvRecord) -> tuple[str, float, float] | None:
+    """``normaliser``, but random play on Video Pinball counts 0, as in published means over games: the tester is hardly better than
+    random there, so that any agent's thousands of percent would be most of the mean (``convert.atari_scores``)."""
+    scale, convention = normaliser(env), convert.atari_scores(env.id, "deepmind")
+    return scale if scale is None or convention is None else (scale[0], convention.random, convention.human)
+
+
 def _suite(
-    kind: str,
-    protocol: str,
+    where: tuple[str, str],
     by_agent: ByAgent,
     games: frozenset[str],
     envs: Mapping[str, EnvRecord],
+    settings: Mapping[str, Mapping[str, Any]],
     seeds: Mapping[str, Seed],
+    not_told: Sequence[str],
 ) -> dict[str, Any] | None:
+    kind, protocol = where
     agents, ordered = [name for name, played in by_agent.items() if games <= played.keys()], sorted(games)
-    scales = [normaliser(envs[by_agent[agents[0]][game]["id"]]) for game in ordered]
-    if len(agents) == 1 and None in scales:  # neither a rival nor a scale: nothing that can be said over games
-        return None
     at = {game: at_equal([by_agent[agent][game] for agent in agents], seeds, "frames") for game in ordered}
     if any(entry is None or None in entry["scores"].values() for entry in at.values()):
         return None
     frames = {game: entry["budget"] for game, entry in at.items() if entry}
     raw = {agent: [_at(by_agent[agent][game], seeds, frames[game]) for game in ordered] for agent in agents}
+    ids = {agent: [by_agent[agent][game]["id"] for game in ordered] for agent in agents}
+    first = [envs[each] for each in ids[agents[0]]]
+    scales = [over_games_scale(env) for env in first]
     known = [scale for scale in scales if scale is not None]
-    first = [envs[by_agent[agents[0]][game]["id"]] for game in ordered]
     theirs = published.over_games(first, list(frames.values()), known) if len(known) == len(games) else []
+    others = [_left_out(name, games - played.keys()) for name, played in by_agent.items() if name not in agents]
     return {
-        "kind": kind, "protocol": protocol, "agents": agents, "games": ordered,
-        "comparisons": {agent: [by_agent[agent][game]["id"] for game in ordered] for agent in agents},
-        "frames": frames,
-        "left_out": [_left_out(name, games - played.keys()) for name, played in by_agent.items() if name not in agents],
+        "kind": kind, "protocol": protocol, "agents": agents, "games": ordered, "comparisons": ids, "frames": frames,
+        "left_out": [*others, *not_told], "notes": [text for agent in agents if (text := _mixed(agent, ids[agent], settings))],
         "improvement": _improvements(raw), **_aggregates(raw, scales),
         "totals": {agent: _totals([by_agent[agent][game] for game in ordered]) for agent in agents},
         "published": [asdict(each) for each in theirs],
     }  # fmt: skip
+
+
+def _mixed(agent: str, ids: Sequence[str], settings: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """What to say of an agent that is not the same on all its games."""
+    first = settings[ids[0]]
+    names = {name for each in ids for name in tables.differing(first, settings[each]) if not name.startswith("env.")}
+    return f"{agent} is not the same on all games, it differs in {', '.join(sorted(names)[:MOST_NAMED])}" if names else None
 
 
 def _left_out(agent: str, missing: Set[str]) -> str:
@@ -191,10 +212,11 @@ def _left_out(agent: str, missing: Set[str]) -> str:
 def _totals(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     """What all runs on all games took together; null what is not known of one of them."""
     totals = [c["total"] for c in comparisons]
-    sums = {name: None if any(t[name] is None for t in totals) else sum(t[name] for t in totals) for name in totals[0]}
+    names = totals[0].keys() - {"method"}
+    sums = {name: None if any(t[name] is None for t in totals) else sum(t[name] for t in totals) for name in names}
     n_runs = sum(len(c["runs"]) + len(c["unfinished"]) + len(c["repeats"]) for c in comparisons)
     reason = next((c["human_play_reason"] for c in comparisons if c["human_play_reason"]), None)
-    method = _method({c["energy"]["method"] for c in comparisons})
+    method = _method({t["method"] for t in totals})
     return {"n_runs": n_runs, **sums, "human_play_reason": reason, "method": method}
 
 
@@ -218,11 +240,12 @@ def _by_agent(members: list[Comparison], settings: Mapping[str, Mapping[str, Any
     return by_agent
 
 
-def _sets_of_games(by_agent: ByAgent) -> list[frozenset[str]]:
-    """First the games on which most can be said of several agents, then those that somebody played beyond them: two and more, none
-    within another's."""
+def _sets_of_games(by_agent: ByAgent, with_scale: Set[str]) -> list[frozenset[str]]:
+    """First the games on which most can be said of several agents, then those that somebody played beyond them and that have a scale
+    (without a rival and a scale nothing can be said): two and more, none within another's."""
     shared = _shared_games(by_agent)
-    played = {frozenset(games) for games in by_agent.values() if len(games) > 1}
+    scaled = [frozenset(games.keys() & with_scale) for games in by_agent.values()]
+    played = {games for games in scaled if len(games) > 1}
     beyond = [games for games in played if not games <= shared and not any(games < others for others in played)]
     return [*[shared] * bool(shared), *sorted(beyond, key=lambda games: (-len(games), sorted(games)))]
 
@@ -296,7 +319,7 @@ def suite_curves(
 ) -> dict[str, curves.Curve | None]:
     """Agent -> the IQM over its seeds and games of the normalised score, over one currency; None for an agent that lacks a number in
     it. Empty where the games have no scale."""
-    scales = [normaliser(envs[each]) for each in next(iter(suite["comparisons"].values()))]
+    scales = [over_games_scale(envs[each]) for each in next(iter(suite["comparisons"].values()))]
     known = [scale for scale in scales if scale is not None]
     if len(known) < len(scales):
         return {}

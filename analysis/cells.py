@@ -89,6 +89,11 @@ def _hours(value_h: float | None) -> Cell:
     return Cell(units.duration(None if value_h is None else value_h * 3600), value_h)
 
 
+def _gpu(value_h: float | None) -> Cell:
+    """None: nobody knows; 0: there was none."""
+    return Cell("none" if value_h == 0 else units.hours(value_h), value_h)
+
+
 def _score(score: Mapping[str, Any] | None, notes: Iterable[str] = ()) -> Cell:
     if score is None or score["iqm"] is None:
         return Cell(units.ABSENT, None, tuple(notes), {"low": None, "high": None})
@@ -137,7 +142,7 @@ def _agent(c: Mapping[str, Any], rented: bool) -> list[Cell]:
     return [
         _name(c, (f"{c['n_runs']} seed{'s' if c['n_runs'] != 1 else ''} · {c['budget']}", *c["notes"])), _score(score, kind),
         Cell(units.count(c["frames"]), c["frames"], (f"{units.count(c['steps'])} steps",)), _play(c["human_play_h"], c["human_play_reason"]),
-        _hours(c["wall_h"]), Cell(units.hours(c["gpu_h"]) if c["gpu_h"] else "none", c["gpu_h"]), Cell(units.hours(c["cpu_h"]), c["cpu_h"]),
+        _hours(c["wall_h"]), _gpu(c["gpu_h"]), Cell(units.hours(c["cpu_h"]), c["cpu_h"]),
         *_meaning(c, _energy(energy, how), rented), Cell(units.flops(c["flops"]), c["flops"]),
     ]  # fmt: skip
 
@@ -240,8 +245,8 @@ def spent(name: str, suite: Mapping[str, Any], looks: Sequence[Series]) -> Table
     columns = [("Agent", ""), ("Runs", ""), ("Frames", ""), ("Human play", "h"), ("Time", "h"), ("GPU-hours", "h"), ("CPU-hours", "h"),
                *MEANING, *RENT * rented, ("Model FLOPs", "")]  # fmt: skip
     rows = [
-        [Cell(agent, agent), Cell(str(t["n_runs"]), t["n_runs"]), Cell(units.count(t["frames"]), t["frames"]), _play(t["human_play_h"], None),
-         _hours(t["wall_h"]), Cell(units.hours(t["gpu_h"]) if t["gpu_h"] else "none", t["gpu_h"]), Cell(units.hours(t["cpu_h"]), t["cpu_h"]),
+        [Cell(agent, agent), Cell(str(t["n_runs"]), t["n_runs"]), Cell(units.count(t["frames"]), t["frames"]), _play(t["human_play_h"], t["human_play_reason"]),
+         _hours(t["wall_h"]), _gpu(t["gpu_h"]), Cell(units.hours(t["cpu_h"]), t["cpu_h"]),
          *_meaning(t, _energy(t, (t["method"],) if t["kwh"] is not None else ()), rented), Cell(units.flops(t["flops"]), t["flops"])]
         for agent, t in totals.items()
     ]  # fmt: skip

@@ -76,7 +76,7 @@ def _compare(
         "flops": mean["flops"], **convert.meaning(tables.kwh(mean), at), **convert.rent(convert.hours(mean["gpu_allocated_s"]), at),
         "energy": tables.kwh(mean) | _pooled_method(runs),
         "frames_to_threshold": {name: reach(runs, score, seeds, at) for name, score in _thresholds(record.env).items()},
-        "total": _total(_aggregate(tables.runs_table(members), "sum"), at),
+        "total": _total(_aggregate(tables.runs_table(members), "sum"), at) | {"method": _pooled_method(members)["method"]},
         "short_window": any(table["short_window"]), "notes": _notes(runs, unfinished, repeats),
     }  # fmt: skip
 

@@ -115,6 +115,8 @@ def _neighbour(row: dict[str, str], env: EnvRecord, frames: float) -> Neighbour:
             differs.append("human starts")
     if TRAINING_RETURN.search(row["evaluation"]):
         differs.append("a training return, not an evaluation")
+    elif row["evaluation"].startswith("derived from learning curve"):
+        differs.append("from a learning curve: evaluations or training returns not stated")
     if row["env_id"] != env.id:
         differs.append(row["env_id"])
     if not 1 / NEAR <= published / max(frames, 1) <= NEAR:

@@ -62,7 +62,7 @@ training ONE seed cost. ``total`` is the sum over everything that was spent, unf
                          wall_h, gpu_h, flops, per_seed_frames, kwh, low_kwh, high_kwh, and what it means as of a run}}
                                               at the first evaluation that reached it; median over seeds, one that never did
                                               counting as the most expensive
-    total {frames, consumed_frames, lost_frames, human_play_h, wall_h, gpu_h, cpu_h, flops, kwh, low_kwh, high_kwh,
+    total {frames, consumed_frames, lost_frames, human_play_h, wall_h, gpu_h, cpu_h, flops, kwh, low_kwh, high_kwh, method,
            and what it means as of a run}
                                               wall_h: seeds that train in one process at the same time count once
     short_window, notes [text]

@@ -42,7 +42,7 @@ class _End:
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """At once: nothing is under way that had to be ended cleanly, and whatever is imported just then could swallow an exception."""
-        with suppress(RuntimeError, OSError):  # it was being written to
+        with suppress(RuntimeError, OSError, AttributeError):  # it was being written to, or is closed and None
             sys.stdout.flush()
         os._exit(INTERRUPTED if number == signal.SIGINT else PREEMPTED)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cli.ending import let_go_of_stdout
@@ -14,11 +16,14 @@ if TYPE_CHECKING:
     from runs.progress import Progress
 
 
-def say(text: str) -> None:
+def say(text: str, show: Callable[[str], None] | None = None) -> None:
     """A line on standard output. Where that cannot be written any more (whoever read it has gone, its disk is full), the training is worth
     more than its lines: from then on they go nowhere, which is said once on standard error."""
     try:
-        print(text, flush=True)
+        if show is None:
+            print(text, flush=True)
+        else:
+            show(text)
     except OSError as error:
         with suppress(OSError):
             print(f"playmeter: standard output cannot be written ({error.strerror}): going on without it", file=sys.stderr)
@@ -52,13 +57,16 @@ class ProgressLine:
 
     def __exit__(self, *error: object) -> None:
         if self.live is not None:
-            self.live.stop()
+            try:
+                self.live.stop()
+            except OSError:  # the terminal has gone
+                let_go_of_stdout()
 
     def notice(self, text: str) -> None:
         if self.live is None:
             say(text)
         else:
-            self.console.print(text, markup=False, soft_wrap=True)
+            say(text, partial(self.console.print, markup=False, soft_wrap=True))
 
     def update(self, progress: Progress) -> None:
         text = self.text(progress)

@@ -16,7 +16,7 @@ from agents.config import AgentConfig
 from cli import DIVERGED, INTERRUPTED, PREEMPTED
 from cli.ending import ignore_signals
 from cli.parsing import parse
-from cli.progress import ProgressLine
+from cli.progress import ProgressLine, say
 from runs.budget import BudgetError, parse_budget
 from runs.config import DOMAINS, InputError, RunConfig, check_energy, check_seeds
 from runs.folder import check_writable
@@ -201,7 +201,7 @@ def run_and_tell(config: RunConfig) -> int:
     if any(outcome.signal for outcome in outcomes):
         ignore_signals()
     for outcome in outcomes:
-        print(summary_line(outcome))
+        say(summary_line(outcome))
     signals = {outcome.signal for outcome in outcomes} - {None}
     if signals:
         return INTERRUPTED if signals == {signal.SIGINT} else PREEMPTED

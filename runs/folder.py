@@ -212,7 +212,7 @@ def cut_back(folder: Path, sizes: Mapping[str, int]) -> None:
 
 
 def check_files(folder: Path, sizes: Mapping[str, int]) -> None:
-    """Raise InputError where a file is a link, has less than the checkpoint knew of, or holds evaluations that cannot be read."""
+    """Raise InputError where a file is a link, has less than the checkpoint knew of, or evaluations before it that cannot be read."""
     files = _growing(folder)
     for path in [*files, folder / LEDGER_FILE]:
         if path.is_symlink():
@@ -221,7 +221,7 @@ def check_files(folder: Path, sizes: Mapping[str, int]) -> None:
         if sizes.get(path.name, 0) > (path.stat().st_size if path.exists() else 0):
             raise InputError(f"{path} is shorter than at the checkpoint: it cannot be continued")
     try:
-        read_evals(folder)
+        read_evals(folder, sizes.get(EVALS_FILE, 0))
     except SchemaError as error:
         raise InputError(f"{folder} cannot be continued: {error}") from error
 

@@ -373,7 +373,7 @@ def power(lines: Sequence[LedgerLine], seeds: int) -> Range | None:
 def game_steps(seen: float, limit: int | None) -> Range:
     """How long a game of an evaluation may be, from the games of an agent that has learned nothing yet."""
     if limit is not None and limit <= LONG_GAME_STEPS:
-        return Range(max(seen, limit / 2), min(seen, limit), limit)
+        return Range(min(max(seen, limit / 2), limit), min(seen, limit), limit)
     return Range(1.5 * seen, 0.5 * seen, 6 * seen)
 
 

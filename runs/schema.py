@@ -302,10 +302,10 @@ def read_ledger(folder: Path) -> list[LedgerLine]:
     return [_build(LedgerLine, raw, path) for raw in _read_sealed(path)]
 
 
-def read_evals(folder: Path) -> list[EvalRecord]:
-    """All whole lines of ``evals.jsonl``, oldest first; empty where the run was not evaluated yet."""
+def read_evals(folder: Path, most_bytes: int | None = None) -> list[EvalRecord]:
+    """All whole lines of ``evals.jsonl``, or those in its first bytes, oldest first; empty where the run was not evaluated yet."""
     path = folder / EVALS_FILE
-    return [_build(EvalRecord, raw, path) for raw in _read_sealed(path)] if path.exists() else []
+    return [_build(EvalRecord, raw, path) for raw in _read_sealed(path, most_bytes)] if path.exists() else []
 
 
 def read_eval_columns(folder: Path) -> dict[str, list[Any]]:
@@ -341,10 +341,10 @@ def _flat_column(pieces: tuple[str, ...]) -> tuple[str, list[Any]]:
     return name, values
 
 
-def _read_sealed(path: Path) -> list[dict[str, Any]]:
+def _read_sealed(path: Path, most_bytes: int | None = None) -> list[dict[str, Any]]:
     """The lines of a file whose checksum matches, without it."""
     records: list[dict[str, Any]] = []
-    lines = _text(path).split("\n")
+    lines = _text(path, most_bytes).split("\n")
     for number, line in enumerate(lines, 1):
         if not line:
             continue
@@ -361,11 +361,11 @@ def _read_sealed(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, most_bytes: int | None = None) -> str:
     if path.exists() and not path.is_file():  # a pipe would be waited for
         raise SchemaError(f"{path} cannot be read: it is no file")
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        return path.read_bytes()[:most_bytes].decode("utf-8", errors="replace")
     except OSError as error:
         raise SchemaError(f"{path} cannot be read: {error}") from error
 

@@ -286,6 +286,41 @@ def test_a_training_goes_on_where_nobody_takes_its_lines_any_more(tmp_path: Path
     assert (last.status, last.lineage.steps) == ("finished", 400)
 
 
+def test_a_training_whose_output_is_closed_or_whose_terminal_goes_ends_as_any_other(tmp_path: Path) -> None:
+    """`>&-`, and a terminal that is closed during the first of two environments, where its SIGHUP does not come or is ignored."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [
+        sys.executable,
+        "-m",
+        "playmeter",
+        "train",
+        "dqn",
+        "CartPole-v1,Acrobot-v1",
+        "--budget",
+        "400-steps",
+        *TINY,
+        "--out",
+    ]
+    closed = subprocess.run(
+        [*command, "closed"], cwd=tmp_path, env=environment, preexec_fn=lambda: os.close(1), stderr=subprocess.PIPE, timeout=120, check=False
+    )  # fmt: skip
+    assert (closed.returncode, closed.stderr) == (0, b"")
+    terminal, theirs = os.openpty()
+    process = subprocess.Popen(
+        [*command, "gone", "--resume"], cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, stdout=theirs, stderr=subprocess.DEVNULL
+    )  # fmt: skip
+    os.close(theirs)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "gone/CartPole-v1/dqn/seed0" / schema.LEDGER_FILE).exists():
+        assert time.monotonic() < deadline
+        os.read(terminal, 1000)
+    os.close(terminal)
+    assert process.wait(timeout=60) == 0
+    for out in ("closed", "gone"):
+        for env in ("CartPole-v1", "Acrobot-v1"):
+            assert schema.read_ledger(tmp_path / out / env / "dqn/seed0")[-1].status == "finished"
+
+
 @pytest.mark.parametrize("arguments", [("report", "results", "--json", "-"), ("envs", "cartpole")], ids=["long", "short"])
 def test_an_output_on_a_full_disk_is_one_line_and_exit_code_74(arguments: tuple[str, ...], trained: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"} | {"PYTHONPATH": str(ROOT)}

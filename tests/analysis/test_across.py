@@ -8,6 +8,7 @@ from scipy import stats
 from analysis import across, contents, published, sentences, summary, tables
 from analysis.convert import Rates
 from envs import SUITES
+from runs import schema
 from runs.schema import Energy
 from tests.analysis.run_folders import BREAKOUT, CARTPOLE, MOUNTAINCAR, write_run
 
@@ -265,6 +266,53 @@ def test_without_a_scale_one_agent_has_nothing_to_be_told_over_games(results):
     for env in (MINATAR, replace(MINATAR, id="MinAtar/Asterix-v1")):
         write_run(results / env.id / "a" / "seed0", "a", env, scores=[1.0])
     assert summarise(results)["suites"] == []
+
+
+def test_a_game_without_a_scale_takes_the_others_from_no_agent(results):
+    tetris = replace(BREAKOUT, id="ALE/Tetris-v5")  # nobody published a human score
+    for env in (BREAKOUT, PONG, tetris):
+        write_run(results / env.id / "a" / "seed0", "a", env, scores=[1.0])
+    assert [suite["games"] for suite in summarise(results)["suites"]] == [["ALE/Breakout-v5", "ALE/Pong-v5"]]
+    write_run(results / "b" / "seed0", "b", tetris, scores=[1.0])
+    assert [suite["games"] for suite in summarise(results)["suites"]] == [["ALE/Tetris-v5"], ["ALE/Breakout-v5", "ALE/Pong-v5"]]
+
+
+def test_an_agent_without_frames_or_an_evaluation_takes_the_games_from_nobody_else_and_is_named(results):
+    for env in (BREAKOUT, PONG):
+        for agent in ("a", "b", "c"):
+            write_run(results / env.id / agent / "seed0", agent, env, scores=[1.0])
+        path = results / env.id / "c" / "seed0" / schema.EVALS_FILE
+        path.write_text("".join(schema.seal(replace(e, frames=None)) for e in schema.read_evals(path.parent)))
+    write_run(results / "x", "a", ASTERIX, scores=[])
+    (suite,) = summarise(results)["suites"]
+    assert (suite["agents"], len(suite["games"])) == (["a", "b"], 2)
+    assert [text for text in suite["left_out"] if text.startswith("c: its frames on ALE/Pong-v5")]
+    assert "a: not evaluated yet on ALE/Asterix-v5" in suite["left_out"]
+
+
+def test_an_agent_that_is_not_the_same_on_all_games_is_told_so(results):
+    for env, n_step in ((BREAKOUT, 1), (PONG, 20)):
+        write_run(results / env.id / "a" / "seed0", "a", env, scores=[1.0], agent_config={"n_step": n_step})
+    (suite,) = summarise(results)["suites"]
+    assert suite["notes"] == ["a is not the same on all games, it differs in n_step"]
+
+
+def test_the_energy_of_all_runs_is_measured_only_where_that_of_every_one_is(results):
+    measured = {"cpu_package": Energy(100.0, 90.0, 110.0, "measured")}
+    for env in (BREAKOUT, PONG):
+        write_run(results / env.id / "a" / "seed0", "a", env, scores=[1.0], energy=measured)
+    assert summarise(results)["suites"][0]["totals"]["a"]["method"] == "measured"
+    write_run(results / "more", "a", PONG, 1, scores=[1.0, 1.0], energy=cpu(50.0), status="interrupted", reached=0.5)
+    assert summarise(results)["suites"][0]["totals"]["a"]["method"] == "estimated"
+
+
+def test_random_play_on_video_pinball_counts_nothing_over_games_as_in_published_means(results):
+    """C51 over 57 games: Bellemare et al. 2017 report a mean of 701 % and a median of 178 %."""
+    for game in SUITES["atari57"]:
+        write_run(results / game / "a" / "seed0", "a", replace(BREAKOUT, id=game), scores=[1.0])
+    (suite,) = summarise(results)["suites"]
+    (c51,) = [entry for entry in suite["published"] if entry["agent"] == "C51"]
+    assert (round(c51["mean"], 2), round(c51["median"], 2)) == (7.01, 1.78)
 
 
 def test_what_all_games_took_is_the_sum_over_every_run(results):

@@ -156,6 +156,7 @@ def test_an_uneven_pace_has_a_wide_range() -> None:
 
 def test_games_may_last_from_what_was_seen_to_the_limit() -> None:
     assert game_steps(20, 500) == Range(250, 20, 500)
+    assert game_steps(300, 200) == Range(200, 200, 200), "games that a stop cut off count as far as they got, and by halves"
     assert game_steps(400, 27_000) == Range(600, 200, 2_400), "a limit that no game reaches says nothing"
 
 

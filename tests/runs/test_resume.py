@@ -473,6 +473,24 @@ def test_evaluations_that_cannot_be_read_are_one_line_before_any_file_is_changed
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
+def test_evaluations_that_are_played_again_anyway_may_be_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut: behind the last checkpoint, at step 150, a line is damaged that is no last one."""
+    asked = config(tmp_path, evals=16, checkpoint_every="150-steps")
+    (whole,) = train(replace(asked, out=str(tmp_path / "whole")))
+    with monkeypatch.context() as killed:
+        kill_at(killed, 210)
+        with pytest.raises(Killed):
+            train(asked)
+    evals = tmp_path / "CartPole-v1/dqn/seed0" / schema.EVALS_FILE
+    lines = evals.read_bytes().splitlines(keepends=True)
+    assert len(lines) > 11, "the tenth was played at the checkpoint"
+    evals.write_bytes(b"".join([*lines[:10], lines[10].replace(b'"steps":165', b'"steps":166'), *lines[11:]]))
+    with pytest.raises(schema.SchemaError):
+        schema.read_evals(evals.parent)
+    (again,) = train(replace(asked, resume=True))
+    assert result(again.folder) == result(whole.folder)
+
+
 def test_of_a_run_that_has_finished_they_are_said_and_the_others_go_on(tmp_path: Path) -> None:
     (done,) = train(config(tmp_path, evals=4))
     damage(done.folder)
