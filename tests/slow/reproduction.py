@@ -111,7 +111,11 @@ def small(summary: dict[str, Any]) -> dict[str, Any]:
         "schema": summary["schema"],
         "generated_utc": summary["generated_utc"],
         "comparisons": done,
-        "suites": [suite for suite in summary["suites"] if suite["aggregates"] and of_several_finished_games(suite, done)],
+        "suites": [
+            {name: suite[name] for name in ("games", "normalised", "comparisons", "aggregates", "published")}
+            for suite in summary["suites"]
+            if suite["aggregates"] and of_several_finished_games(suite, done)
+        ],
         "machines": distinct([{key: run[key] for key in ("machine", "versions", "git_commit")} for run in runs]),
         "params_sha256": {run["id"]: run["params_sha256"] for run in runs},
     }
