@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, BinaryIO
 
 import numpy as np
-import psutil  # type: ignore[import-untyped]
 import torch
 from numpy.typing import NDArray
 
@@ -21,7 +19,7 @@ from runs.checkpoint import Manifest, State, Store
 from runs.config import InputError
 from runs.flops import flop_costs
 from runs.loop import Event, Loop, learns_while_playing
-from runs.machine import busy_cores
+from runs.machine import busy_cores, process_age_s
 from runs.prepare import (
     Job,
     check_memory,
@@ -139,7 +137,7 @@ class FamilyTrainer:
         flush_denormals()
         self.job, self.agent_config = job, asdict(agent)
         self.compiled, self.cuda_graphs = resolve_compile(job, agent), resolve_cuda_graphs(job)
-        busy = busy_cores() if time.time() - psutil.Process().create_time() < YOUNG_S else 0.0
+        busy = busy_cores() if process_age_s() < YOUNG_S else 0.0
         torch.set_num_threads(job.config.threads or default_threads(agent, len(job.seeds), self.compiled))
         world = train_world(job, agent.envs_per_seed)
         layout = replay_layout(agent, world, job.seeds, job.budget)

@@ -163,6 +163,10 @@ def busy_cores(proc: Path = PROC) -> float:
     return max(0.0, min(float(words[0]), int(words[3].partition("/")[0]) - 1))  # one that runs is who asks
 
 
+def process_age_s() -> float:
+    return time.time() - float(psutil.Process().create_time())
+
+
 def reserved_memory_gib(proc: Path = PROC, cgroup: Path = CGROUP) -> float:
     """Memory in GiB that this process may use: the machine's, limited by its cgroup."""
     limit = int(psutil.virtual_memory().total)

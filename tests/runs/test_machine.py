@@ -275,3 +275,10 @@ def test_cores_are_busy_that_were_over_the_last_minute_and_are_now(loadavg, busy
     if loadavg is not None:
         (tmp_path / "loadavg").write_text(loadavg)
     assert busy_cores(tmp_path) == busy
+
+
+def test_a_process_is_as_old_as_the_time_since_it_began():
+    code = "import time; time.sleep(1); from runs.machine import process_age_s; print(process_age_s())"
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert abs(float(done.stdout) - (time.monotonic() - began)) < 1.5, "the kernel says when it started to the second"

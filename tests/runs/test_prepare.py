@@ -5,10 +5,8 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -138,7 +136,7 @@ def test_they_are_at_the_start_of_a_training_that_was_not_told_how_many(
 ) -> None:
     monkeypatch.setattr("runs.family.busy_cores", lambda: 99.0)
     monkeypatch.setattr("runs.family.default_threads", lambda *_: 2)
-    monkeypatch.setattr("runs.family.psutil.Process", lambda: SimpleNamespace(create_time=lambda: time.time() - age_s))
+    monkeypatch.setattr("runs.family.process_age_s", lambda: age_s)
     agent = AgentConfig(hidden=(8,), batch_size=4, learning_starts_steps=20, replay_capacity=100)
     config = RunConfig(
         "dqn", "CartPole-v1", agent, (0,), "40-steps", evals=1, eval_episodes=1, device="cpu", compile="off", threads=threads,
