@@ -68,8 +68,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Without ``arguments`` this is the whole process: it takes its signals, and finds what earlier ones compiled.
     """
     argv = list(sys.argv[1:] if arguments is None else arguments)
-    if arguments is None and isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a dash that the locale lacks ends no training
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(usage())
         return 0 if argv else BAD_INPUT
@@ -80,24 +78,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if argv[0] not in COMMANDS:
         return fail(f"unknown command {argv[0]!r}{nearest(argv[0], COMMANDS)}; `playmeter --help` lists them all")
-    module, function, _ = COMMANDS[argv[0]]
-    if arguments is None and argv[0] in ("train", "demo", "plan", "bench"):
+    if arguments is not None:
+        return run(argv)
+    begin(argv[0])
+    if argv[0] not in ("train", "demo"):
+        return run(argv)
+    from cli.ending import end_as_documented, ignore_signals
+
+    end_as_documented()
+    try:
+        return run(argv)
+    finally:
+        ignore_signals()
+
+
+def begin(command: str) -> None:
+    """What is set for a process that is ours, before anything heavy is imported."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a dash that the locale lacks ends no training
+    if command in ("train", "demo", "plan", "bench"):
         from agents import disk_cache
         from cli.threads import wait_briefly
 
         disk_cache.begin()
         wait_briefly()
-    if arguments is None and argv[0] in ("train", "demo"):
-        from cli.ending import end_as_documented, ignore_signals
 
-        end_as_documented()
-        try:
-            return main(argv)
-        finally:
-            ignore_signals()
+
+def run(argv: Sequence[str]) -> int:
+    """A command, and its exit code whatever becomes of it."""
+    module, function, _ = COMMANDS[argv[0]]
     try:
-        run: Callable[[Sequence[str]], int] = getattr(import_module(module), function)
-        code = run(argv[1:])
+        command: Callable[[Sequence[str]], int] = getattr(import_module(module), function)
+        code = command(argv[1:])
         if sys.stdout is not None:  # it was closed: `>&-`
             sys.stdout.flush()
         return code

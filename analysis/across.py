@@ -15,7 +15,7 @@ import numpy as np
 from analysis import convert, curves, published, statistics, tables
 from analysis.curves import Seed
 from analysis.statistics import Floats
-from runs.schema import ABSENT, ESTIMATED, EVALUATION, MEASURED, TRAINING, UNKNOWN, EnvRecord
+from runs.schema import EVALUATION, TRAINING, UNKNOWN, EnvRecord
 
 Comparison = dict[str, Any]
 PROFILE_POINTS = 41
@@ -216,12 +216,7 @@ def _totals(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     sums = {name: None if any(t[name] is None for t in totals) else sum(t[name] for t in totals) for name in names}
     n_runs = sum(len(c["runs"]) + len(c["unfinished"]) + len(c["repeats"]) for c in comparisons)
     reason = next((c["human_play_reason"] for c in comparisons if c["human_play_reason"]), None)
-    method = _method({t["method"] for t in totals})
-    return {"n_runs": n_runs, **sums, "human_play_reason": reason, "method": method}
-
-
-def _method(methods: set[str]) -> str:
-    return next((method for method in (ABSENT, ESTIMATED) if method in methods), MEASURED)
+    return {"n_runs": n_runs, **sums, "human_play_reason": reason, "method": tables.method_of_all(t["method"] for t in totals)}
 
 
 def _by_agent(members: list[Comparison], settings: Mapping[str, Mapping[str, Any]]) -> ByAgent:

@@ -100,15 +100,10 @@ def _aggregate(table: pl.DataFrame, how: str) -> dict[str, Any]:
 
 
 def _pooled_method(runs: list[Run]) -> dict[str, Any]:
-    methods = {tables.energy_method(run) for run in runs}
     grades = [tables.energy_grade(run) for run in runs]
     worst = None if None in grades else max(grade for grade in grades if grade)
     absent = sorted({source for run in runs for source in tables.absent_energy(run)})
-    if schema.ABSENT in methods:
-        method = schema.ABSENT
-    else:
-        method = schema.MEASURED if methods == {schema.MEASURED} else schema.ESTIMATED
-    return {"method": method, "grade": worst, "absent": absent}
+    return {"method": tables.method_of_all(map(tables.energy_method, runs)), "grade": worst, "absent": absent}
 
 
 def _score(runs: list[Run]) -> dict[str, Any]:

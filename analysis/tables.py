@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -234,6 +234,12 @@ def absent_energy(run: Run) -> list[str]:
 def energy_method(run: Run) -> str:
     """Of the sum: measured if every source with a number is, absent if there is none."""
     return schema.total_energy(run.total.energy).method
+
+
+def method_of_all(methods: Iterable[str]) -> str:
+    """Of a sum over runs: absent if one is, measured only if all are."""
+    found = set(methods)
+    return next((method for method in (schema.ABSENT, schema.ESTIMATED) if method in found), schema.MEASURED)
 
 
 def energy_grade(run: Run) -> str | None:

@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -17,32 +16,10 @@ from pathlib import Path
 import pytest
 
 import playmeter as front_door
-from cli.progress import ProgressLine
 from cli.train import envs_of
 from envs import SUITES
 from runs import schema
-from runs.progress import Progress
-from runs.stopping import SAME_WISH_S
-
-ROOT = Path(__file__).resolve().parent.parent
-TINY = [
-    "--agent.hidden",
-    "16",
-    "--agent.learning-starts-steps",
-    "50",
-    "--eval-episodes",
-    "2",
-    "--evals",
-    "2",
-    "--compile",
-    "off",
-]
-
-
-def playmeter(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "playmeter", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=120, check=False)
+from tests.command_line import ENVIRONMENT, ROOT, TINY, playmeter, started, words
 
 
 @pytest.fixture(scope="module")
@@ -248,115 +225,11 @@ def test_bad_input_of_a_process_is_its_exit_code_and_one_line(tmp_path: Path) ->
     assert done.stderr == "playmeter: nowhere does not exist: name a run folder, or a folder of runs such as results\n"
 
 
-def test_ctrl_c_ends_a_training_cleanly(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "playmeter", "train", "dqn", "CartPole-v1", "--budget", "10M-steps", "--compile", "off"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    folder = tmp_path / "results/CartPole-v1/dqn/seed0"
-    deadline = time.monotonic() + 60
-    while not (folder / schema.LEDGER_FILE).exists() or not schema.read_ledger(folder):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    assert errors == ""
-    assert "seed 0: interrupted" in output
-    assert schema.read_ledger(folder)[-1].status == "interrupted"
-    assert (folder / schema.FINAL_CHECKPOINT).exists()
-
-
-def test_a_training_goes_on_where_nobody_takes_its_lines_any_more(tmp_path: Path) -> None:
-    """`playmeter train ... | head -1`: said once, and the run is whole."""
-    command = [sys.executable, "-m", "playmeter", "train", "dqn", "CartPole-v1", "--budget", "400-steps", *TINY]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    process.stdout.readline()
-    process.stdout.close()
-    errors = process.stderr.read()
-    assert process.wait(timeout=60) == 0, errors
-    assert errors == "playmeter: standard output cannot be written (Broken pipe): going on without it\n"
-    last = schema.read_ledger(tmp_path / "results/CartPole-v1/dqn/seed0")[-1]
-    assert (last.status, last.lineage.steps) == ("finished", 400)
-
-
-def test_a_training_whose_output_is_closed_or_whose_terminal_goes_ends_as_any_other(tmp_path: Path) -> None:
-    """`>&-`, and a terminal that is closed during the first of two environments, where its SIGHUP does not come or is ignored."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [
-        sys.executable,
-        "-m",
-        "playmeter",
-        "train",
-        "dqn",
-        "CartPole-v1,Acrobot-v1",
-        "--budget",
-        "400-steps",
-        *TINY,
-        "--out",
-    ]
-    closed = subprocess.run(
-        [*command, "closed"], cwd=tmp_path, env=environment, preexec_fn=lambda: os.close(1), stderr=subprocess.PIPE, timeout=120, check=False
-    )  # fmt: skip
-    assert (closed.returncode, closed.stderr) == (0, b"")
-    terminal, theirs = os.openpty()
-    process = subprocess.Popen(
-        [*command, "gone", "--resume"], cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, stdout=theirs, stderr=subprocess.DEVNULL
-    )  # fmt: skip
-    os.close(theirs)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "gone/CartPole-v1/dqn/seed0" / schema.LEDGER_FILE).exists():
-        assert time.monotonic() < deadline
-        os.read(terminal, 1000)
-    os.close(terminal)
-    assert process.wait(timeout=60) == 0
-    for out in ("closed", "gone"):
-        for env in ("CartPole-v1", "Acrobot-v1"):
-            assert schema.read_ledger(tmp_path / out / env / "dqn/seed0")[-1].status == "finished"
-
-
-@pytest.mark.parametrize("arguments", [("report", "results", "--json", "-"), ("envs", "cartpole")], ids=["long", "short"])
-def test_an_output_on_a_full_disk_is_one_line_and_exit_code_74(arguments: tuple[str, ...], trained: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"} | {"PYTHONPATH": str(ROOT)}
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "playmeter", *arguments], cwd=trained, env=environment,
-            stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
-        )  # fmt: skip
-    assert done.returncode == 74
-    assert done.stderr == "playmeter: standard output cannot be written: No space left on device\n"
-
-
-def test_signs_that_the_locale_lacks_end_nothing_and_documents_are_utf_8_all_the_same(tmp_path: Path) -> None:
-    """A cluster's old locale: ranges have an en dash, a document a multiplication sign."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}
-
-    def said(*arguments: str) -> bytes:
-        command = [sys.executable, "-m", "playmeter", *arguments]
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, timeout=120, check=True).stdout
-
-    lines = said("train", "dqn", "CartPole-v1", "--budget", "400-steps", *TINY).decode("ascii")
-    assert "?" in lines
-    assert "finished" in lines
-    assert "claims:" in said("claims").decode("ascii")
-    assert "–" in said("claims", "--markdown", "-").decode("utf-8")
-
-
 def test_a_board_that_is_ended_leaves_nobody_on_its_port(trained: Path) -> None:
     with socket.create_server(("localhost", 0)) as free:
         port = free.getsockname()[1]
     address = f"http://localhost:{port}/data/runs"
-    command = [sys.executable, "-m", "playmeter", "board", "--port", str(port)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        command, cwd=trained, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
-    )
+    process = started("board", "--port", str(port), cwd=trained, stderr=subprocess.STDOUT, start_new_session=True)
     try:
         deadline = time.monotonic() + 60
         while not any("CartPole-v1" in run for run in _answer(address)):
@@ -382,175 +255,17 @@ def _answer(address: str) -> list[str]:
     return runs
 
 
-SPINS = """
-import os, sys, playmeter, cli.threads
-wait_briefly = cli.threads.wait_briefly
-cli.threads.wait_briefly = lambda: (print("torch" in sys.modules), wait_briefly())
-sys.argv[1:] = {words}
-assert playmeter.main() == 2
-print(os.environ.get("GOMP_SPINCOUNT"))
-"""
-
-
-@pytest.mark.parametrize(
-    ("words", "given", "spins"),
-    [
-        (["train", "dqn", "Nowhere-v1"], {}, "1000"),
-        (["train", "dqn", "Nowhere-v1"], {"GOMP_SPINCOUNT": "7"}, "7"),
-        (["train", "dqn", "Nowhere-v1"], {"OMP_WAIT_POLICY": "active"}, "None"),
-        (["report", "nowhere"], {}, "None"),
-    ],
-)
-def test_threads_of_a_training_wait_briefly_unless_the_user_says_how(
-    words: list[str], given: dict[str, str], spins: str
-) -> None:
-    """Set before torch is there, with which libgomp reads it."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
-    code, asked = SPINS.format(words=words), environment | given | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], env=asked, capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout.split() == [*["False"] * (words[0] == "train"), spins]
-
-
 def test_help_is_fast() -> None:
     started = time.monotonic()
-    subprocess.run([sys.executable, "-m", "playmeter", "--help"], cwd=ROOT, check=True, capture_output=True)
+    subprocess.run(words("--help"), cwd=ROOT, check=True, capture_output=True)
     assert time.monotonic() - started < 2, "0.04 s on a quiet machine: nothing heavy is imported"
 
 
-EARLY = """
-import os, sys, playmeter
-
-class Signal:
-    @staticmethod
-    def find_spec(name, *_):
-        if name == "{module}":
-            for _ in range(2):
-                os.kill(os.getpid(), {number})
-
-sys.meta_path.insert(0, Signal)
-sys.argv[1:] = ["train", "dqn", "CartPole-v1"]
-sys.exit(playmeter.main())
-"""
-
-
-@pytest.mark.parametrize("module", ["cli.train", "tyro", "runs.train"])
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
-def test_a_signal_while_commands_and_torch_are_loaded_ends_as_documented(
-    number: int, code: int, module: str, tmp_path: Path
-) -> None:
-    early = EARLY.format(number=int(number), module=module)
-    done = subprocess.run(
-        [sys.executable, "-c", early], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True
-    )
-    assert (done.returncode, done.stderr) == (code, b"")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_signal_after_the_last_word_changes_nothing(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "playmeter",
-        "train",
-        "dqn",
-        "CartPole-v1",
-        "--budget",
-        "100-steps",
-        "--compile",
-        "off",
-        *TINY,
-    ]
-    for number in (signal.SIGTERM, signal.SIGINT):
-        process = subprocess.Popen(
-            [*command, "--out", str(int(number))], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("seed 0: finished"):
-                break
-        time.sleep(0.02)
-        while process.poll() is None:
-            process.send_signal(number)
-            time.sleep(0.01)
-        assert (process.returncode, process.communicate()[1]) == (0, "")
-
-
-def test_a_process_that_is_not_ours_keeps_its_handlers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    before = [signal.getsignal(number) for number in numbers]
-
-    def interrupted(self: ProgressLine, progress: Progress) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(ProgressLine, "update", interrupted)
-    monkeypatch.chdir(tmp_path)
-    assert front_door.main(["train", "dqn", "CartPole-v1", "--budget", "10M-steps", "--compile", "off", *TINY]) == 130
-    assert [signal.getsignal(number) for number in numbers] == before
-
-
 def test_the_markdown_on_standard_output_is_utf_8_whatever_the_locale(trained: Path) -> None:
+    command = words("report", "results", "--markdown", "-")
     done = subprocess.run(
-        [sys.executable, "-m", "playmeter", "report", "results", "--markdown", "-"], cwd=trained, capture_output=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}, check=True,
-    )  # fmt: skip
+        command, cwd=trained, capture_output=True, env=ENVIRONMENT | {"PYTHONIOENCODING": "ascii"}, check=True
+    )
     assert done.stdout.decode().startswith("# What learning cost\n\n2 runs, ")
     assert "CO₂" in done.stdout.decode()
     assert done.stderr == b""
-
-
-def test_a_second_signal_changes_neither_exit_code_nor_what_is_written(tmp_path: Path) -> None:
-    """As from a wrapper that passes on what its terminal or scheduler sends to both."""
-    asked = ["train", "dqn", "CartPole-v1", "--budget", "10M-steps", "--compile", "off", *TINY]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    for number, code in ((signal.SIGTERM, 75), (signal.SIGINT, 130)):
-        folder = tmp_path / f"{code}/CartPole-v1/dqn/seed0"
-        command = [sys.executable, "-m", "playmeter", *asked, "--out", str(code)]
-        process = subprocess.Popen(
-            command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        deadline = time.monotonic() + 60
-        while not (folder / schema.LEDGER_FILE).exists() or not schema.read_ledger(folder):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        first = time.monotonic()
-        while process.poll() is None:
-            if number != signal.SIGINT or time.monotonic() < first + 0.5 * SAME_WISH_S:  # later it would be another wish
-                process.send_signal(number)
-            time.sleep(0.001)
-            assert time.monotonic() < deadline
-        output, errors = process.communicate(timeout=60)
-        assert (process.returncode, errors) == (code, "")
-        assert "seed 0: interrupted" in output
-        assert schema.read_ledger(folder)[-1].status == "interrupted"
-        assert (folder / schema.FINAL_CHECKPOINT).exists()
-
-
-def test_sigterm_writes_a_checkpoint_and_the_same_command_goes_on(tmp_path: Path) -> None:
-    """Exit code 75; meanwhile nobody else works on the run; settings that differ are refused."""
-    asked = ["train", "dqn", "CartPole-v1", "--budget", "3k-steps", "--resume", *TINY]
-    command = [sys.executable, "-m", "playmeter", *asked]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    folder = tmp_path / "results/CartPole-v1/dqn/seed0"
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 60
-    while not (folder / schema.LEDGER_FILE).exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGSTOP)  # so that it is there whatever the machine does meanwhile
-    second = playmeter(*asked, cwd=tmp_path)
-    assert (second.returncode, len(second.stderr.splitlines())) == (2, 1)
-    assert f"in use by process {process.pid} on " in second.stderr
-    process.send_signal(signal.SIGTERM)
-    process.send_signal(signal.SIGCONT)
-    output, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (75, ""), output
-    assert "nothing to continue for seed 0: starting" in output
-    other = playmeter(*asked, "--agent.gamma", "0.9", cwd=tmp_path)
-    assert (other.returncode, "agent.gamma: 0.99, not 0.9" in other.stderr) == (2, True)
-    done = playmeter(*asked, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "continuing at step" in done.stdout
-    assert schema.read_ledger(folder)[-1].lineage.steps == 3000
