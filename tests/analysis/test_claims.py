@@ -5,7 +5,6 @@ import json
 import math
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -13,8 +12,6 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 
 from analysis.claims import ClaimsError, check, comparison, terminal, words
 from analysis.claims.check import VERDICTS, verdict
@@ -24,7 +21,6 @@ from analysis.convert.tables import rows
 from analysis.report import ReportError
 
 ROOT = Path(__file__).parents[2]
-CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 YEAR_H = 365.25 * 24
 
 # claim: (recomputed by hand, relative tolerance, verdict by the rule, by hand too)
@@ -399,24 +395,6 @@ def test_bad_input_ends_with_code_2_and_one_line(tmp_path, arguments, says):
     assert len(done.stderr.splitlines()) == 1
     assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
-
-
-# The browser
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    if not (CHROMIUM and CHROMEDRIVER):
-        pytest.fail("the page is tested in a real browser: install the packages chromium and chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    flags = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-component-update disable-sync"
-    for flag in [*flags.split(), f"user-data-dir={tmp_path_factory.mktemp('chromium')}", "window-size=1200,844"]:
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(CHROMEDRIVER))
-    yield driver
-    driver.quit()
 
 
 @pytest.mark.browser
