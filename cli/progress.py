@@ -13,7 +13,7 @@ from cli.ending import let_go_of_stdout
 
 if TYPE_CHECKING:
     from runs.config import RunConfig
-    from runs.progress import Progress
+    from runs.progress import Progress, Score
 
 
 def say(text: str, show: Callable[[str], None] | None = None) -> None:
@@ -95,12 +95,14 @@ class ProgressLine:
             parts.append(f"seed {', '.join(map(str, progress.seeds))}")
         pace = f"{units.count(progress.steps_per_s)} steps/s"
         if progress.status == "running" and not progress.steps_per_s:
-            pace = "evaluating" if progress.evaluating else "set up" if progress.wall_s == self.first.wall_s else pace
+            pace = "set up" if progress.wall_s == self.first.wall_s else pace
+            if progress.evaluating:
+                pace = f"evaluating, {progress.evaluating[0]} of {units.count(progress.evaluating[1])} games played"
         parts += [f"{progress.fraction:4.0%}", pace]
-        if progress.eval_score is not None:
-            parts.append(f"score {units.score(progress.eval_score)}")
-        elif progress.train_score is not None:
-            parts.append(f"training score {units.score(progress.train_score)}")
+        if told := score(progress.eval_score):
+            parts.append(f"score {told}")
+        elif told := score(progress.train_score):
+            parts.append(f"training score {told}")
         play = "no physical time" if progress.play_s is None else f"{units.duration(progress.play_s)} of human play"
         parts.append(f"{units.count(progress.frames)} frames ({play})")
         if progress.energy_method == "absent":
@@ -116,7 +118,21 @@ class ProgressLine:
             since = self.recent[0] if progress.fraction > self.recent[0].fraction else self.first  # a long evaluation
             whole_s = (progress.wall_s - since.wall_s) / (progress.fraction - since.fraction)
             left_s, more = whole_s * (1 - progress.fraction), progress.to_follow
-            parts.append(f"{units.duration(left_s)} left")
+            left = [f"{units.duration(left_s)} left"] if left_s else []  # what the last evaluation takes is not known
             if more:
-                parts[-1] += f", about {units.duration(left_s + more * whole_s)} with the {more} to follow"
+                left.append(f"about {units.duration(left_s + more * whole_s)} with the {more} to follow")
+            if left:
+                parts.append(", ".join(left))
         return "  ".join(parts)
+
+
+def score(told: Score | None) -> str:
+    """A score and what share of a person's it is; over several games the share alone. Empty where neither is known."""
+    from analysis import units
+
+    if told is None:
+        return ""
+    human = None if told.human_share is None else f"{units.percent(told.human_share)} of human"
+    if told.mean is not None:
+        return units.score(told.mean) + (f" ({human})" if human else "")
+    return f"{human} (median of {told.games})" if human else ""

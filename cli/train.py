@@ -197,7 +197,7 @@ def run_and_tell(config: RunConfig) -> int:
     from runs.train import train  # importing torch takes seconds
 
     with ProgressLine(config) as line:
-        outcomes = train(config, line.update, line.notice)
+        outcomes = train(config, line.update, line.notice, human_share)
     if any(outcome.signal for outcome in outcomes):
         ignore_signals()
     for outcome in outcomes:
@@ -206,6 +206,14 @@ def run_and_tell(config: RunConfig) -> int:
     if signals:
         return INTERRUPTED if signals == {signal.SIGINT} else PREEMPTED
     return DIVERGED if any(outcome.status == "diverged" for outcome in outcomes) else 0
+
+
+def human_share(env_id: str, score: float) -> float | None:
+    """0 is random play's score, 1 the human tester's; None where neither was published."""
+    from analysis.convert import atari_scores
+
+    scores = atari_scores(env_id)
+    return None if scores is None else scores.normalise(score)
 
 
 def summary_line(outcome: Outcome) -> str:

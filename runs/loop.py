@@ -46,7 +46,7 @@ class Heartbeat:
     """Time to write the ledger."""
 
     learning: Mapping[str, Sequence[float]]  # name -> [S]: the latest epsilon, loss and the like, for the curves
-    evaluating: bool = False
+    evaluating: tuple[int, int] | None = None  # games that are over, of how many, in sum over seeds
 
 
 @dataclass(frozen=True)
@@ -176,14 +176,15 @@ class Books:
         games = evaluate(player, self.games, protocol, self.eval_episodes, self.evaluated, self.stop, self.heartbeat_due)
         while True:
             try:
-                book(next(games))
-            except StopIteration as over:
-                evaluation: Evaluation = over.value
+                book(so_far := next(games))
+            except StopIteration as stopped:
+                evaluation: Evaluation = stopped.value
                 book(evaluation)
                 if evaluation.complete:
                     self._before_evaluation = None
                 return evaluation
-            yield Heartbeat({}, evaluating=True)
+            over = sum(len(returns) for returns in so_far.returns)
+            yield Heartbeat({}, evaluating=(over, self.eval_episodes * len(self.games)))
             self.meter.lap("io")
 
     def state_dict(self) -> dict[str, Any]:

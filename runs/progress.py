@@ -25,6 +25,36 @@ def each_once(notice: Callable[[str], None]) -> Callable[[str], None]:
     return tell
 
 
+HumanShare = Callable[[str, float], float | None]
+"""Environment and score -> the share of the human score, 0 random play and 1 the human tester; None where neither was published."""
+
+
+def no_human(env_id: str, score: float) -> float | None:
+    return None
+
+
+@dataclass(frozen=True)
+class Score:
+    """The latest scores of S runs, as far as they have any."""
+
+    mean: float | None  # of all seeds; None over several environments, whose scores have no common scale
+    human_share: float | None  # of the mean; over several environments the median of them
+    games: int  # environments in ``human_share``
+
+
+def score_of(games: Sequence[str], scores: Sequence[Sequence[float]], human_share: HumanShare) -> Score | None:
+    """``scores`` [S][any number] of runs in ``games`` [S]; None where there are none."""
+    by_game: dict[str, list[float]] = {game: [] for game in games}
+    for game, of_run in zip(games, scores, strict=True):
+        by_game[game] += of_run
+    means = {game: float(np.mean(of_game)) for game, of_game in by_game.items() if of_game}
+    if not means:
+        return None
+    shares = [share for game, mean in means.items() if (share := human_share(game, mean)) is not None]
+    mean = next(iter(means.values())) if len(by_game) == 1 else None
+    return Score(mean, float(np.median(shares)) if shares else None, len(shares))
+
+
 @dataclass(frozen=True)
 class Progress:
     """What a listener is told at every heartbeat, evaluation and end; sums over the S runs of the process where it says so."""
@@ -43,9 +73,9 @@ class Progress:
     low_j: float
     high_j: float
     energy_method: str
-    evaluating: bool
-    train_score: float | None  # mean of the latest training games of all seeds
-    eval_score: float | None  # mean of the latest evaluation over all seeds
+    evaluating: tuple[int, int] | None  # games that are over, of how many, in sum over seeds
+    train_score: Score | None  # of the latest training games
+    eval_score: Score | None  # of the latest evaluation
 
 
 Listener = Callable[[Progress], None]
@@ -56,18 +86,20 @@ class Reporter:
     """Tells a listener how far the S runs of this process are."""
 
     listener: Listener
-    games: tuple[str, ...]
-    seeds: tuple[int, ...]
+    human_share: HumanShare
+    games: Sequence[str]  # [S]
+    seeds: Sequence[int]  # [S]
     to_follow: int
     counters: Counters
     budget: Budget
     wall_s: float  # at the last report
     steps: int = field(init=False)  # at the last report
     first_step: int = field(init=False)  # of this process
-    train_score: float | None = field(default=None, init=False)
-    evaluating: bool = field(default=False, init=False)
+    trained: list[Sequence[float]] = field(init=False)  # [S] the latest training games of each
+    evaluating: tuple[int, int] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
+        self.trained = [[] for _ in self.seeds]
         self.steps = self.first_step = self.counters.steps
 
     def report(
@@ -82,19 +114,17 @@ class Reporter:
         """``whole``: of this process. ``wall_s``, ``energy``: of the runs, with those that they continue.
 
         ``games``: scores of the training games since the last report; ``evaluations``: mean scores of all
-        so far; each by seed."""
+        so far; each by run."""
         counters, seeds = self.counters, self.counters.seeds
         before_s, before_steps = (self.wall_s, self.steps) if status == RUNNING else (whole.active_s["setup"], self.first_step)
         seconds = max(whole.wall_s - before_s, 1e-9)
-        scores = [score for of_seed in games for score in of_seed]
-        self.train_score = float(np.mean(scores)) if scores else self.train_score
-        latest = [of_seed[-1] for of_seed in evaluations if of_seed]
+        self.trained = [list(now) or before for now, before in zip(games, self.trained, strict=True)]
         frames = int(counters.frames_by_seed.sum())
         rate = counters.frame_rate_hz
         self.listener(
             Progress(
-                games=self.games,
-                seeds=self.seeds,
+                games=tuple(dict.fromkeys(self.games)),
+                seeds=tuple(dict.fromkeys(self.seeds)),
                 to_follow=self.to_follow,
                 status=status,
                 fraction=min(1.0, self.budget.fraction(counters)),
@@ -108,8 +138,8 @@ class Reporter:
                 high_j=energy.high_j,
                 energy_method=energy.method,
                 evaluating=self.evaluating,
-                train_score=self.train_score,
-                eval_score=float(np.mean(latest)) if latest else None,
+                train_score=score_of(self.games, self.trained, self.human_share),
+                eval_score=score_of(self.games, [of_run[-1:] for of_run in evaluations], self.human_share),
             )
         )
         self.wall_s, self.steps = whole.wall_s, counters.steps

@@ -28,7 +28,7 @@ from runs.loop import Checkpoint, Diverged, Ended, Episode, Evaluated, Event, He
 from runs.machine import describe_device, describe_machine, git_commit, versions
 from runs.meter import Meter, MeterReading
 from runs.prepare import Job, Runs, check_numbers, lockstep_groups, resolve_device
-from runs.progress import Listener, Reporter, each_once
+from runs.progress import HumanShare, Listener, Reporter, each_once, no_human
 from runs.resume import Earlier, continued, sum_energy, what_to_resume
 from runs.saving import Saver
 from runs.schema import (
@@ -64,13 +64,18 @@ class Outcome:
 
 
 def train(
-    config: RunConfig, listener: Listener = lambda progress: None, notice: Callable[[str], None] = print
+    config: RunConfig,
+    listener: Listener = lambda progress: None,
+    notice: Callable[[str], None] = print,
+    human_share: HumanShare = no_human,
 ) -> list[Outcome]:
     """Run every seed of ``config`` on each of its environments and return what became of each.
 
     Seeds train in lockstep in one process, on a GPU those of all Atari games. One after another train large convolutions on a CPU, where
     lockstep gains nothing, and stable-baselines3's agents, whose random numbers come from global generators. Ctrl-C, SIGTERM and SIGUSR1 end the run cleanly, with a checkpoint and status
     ``interrupted``.
+
+    ``human_share`` adds to what the listener and TensorBoard are told how a score compares with a person's, on one scale for all games.
 
     With ``config.resume`` each group of seeds goes on from its last checkpoint (from its start where it has none), is left alone where
     it has ended, and is begun where there is nothing to continue.
@@ -93,7 +98,7 @@ def train(
                 on = f" on {', '.join(dict.fromkeys(runs.games))}" if config.more_envs else ""
                 notice(f"nothing to continue for seed {', '.join(map(str, dict.fromkeys(runs.seeds)))}{on}: starting")
             to_follow = sum(later is None or not later.ended for _, later in groups[number:])
-            outcomes += Group(config, runs, device, stopped, listener, notice, earlier, advise, to_follow).run()
+            outcomes += Group(config, runs, device, stopped, listener, notice, earlier, advise, to_follow, human_share).run()
             if stopped():
                 outcomes[-1] = replace(outcomes[-1], signal=stopped.signal)
                 if later := sum(len(runs.seeds) for runs, _ in groups[number:]):
@@ -167,12 +172,14 @@ class Group:
         earlier: Earlier | None = None,
         advise: Callable[[str], None] | None = None,
         to_follow: int = 0,
+        human_share: HumanShare = no_human,
     ) -> None:
         """``earlier``: the runs that these continue; ``advise``: is told, instead of ``notice``, what there is to say of setting up;
         ``to_follow``: groups that begin when this one has ended."""
         self.config, self.runs, self.seeds = config, runs, runs.seeds
         env_spec, seeds = runs.env_specs[0], runs.seeds
         self._rate_hz = env_spec.frame_rate_hz
+        self._human_share = human_share
         self._notice, self._told = notice, list[str]()  # what the meter had to say so far
         self.stopped = stopped
         self.budget = parse_budget(config.budget)
@@ -203,8 +210,9 @@ class Group:
         self.before, self.eval_scores, self.frozen, self.notes = taken.before, taken.eval_scores, taken.frozen, taken.notes
         self.earlier, self.restored, self.origin = earlier, taken.manifest, copy.deepcopy(self.counters)
         self.scores: list[list[float]] = [[] for _ in seeds]  # training games since the last report
-        games, of_games = tuple(dict.fromkeys(runs.games)), tuple(dict.fromkeys(seeds))
-        self.reporter = Reporter(listener, games, of_games, to_follow, self.counters, self.budget, self.meter.wall_s)
+        self.reporter = Reporter(
+            listener, human_share, runs.games, seeds, to_follow, self.counters, self.budget, self.meter.wall_s
+        )
 
     def run(self) -> list[Outcome]:
         """Train to the end of the budget or an interrupt, and write everything down."""
@@ -354,7 +362,7 @@ class Group:
         before, lines = self.latest, self._write_ledger(RUNNING, None)
         for k, curves in enumerate(self.curves):
             if self.scores[k]:
-                curves.over_every_axis("training score", float(np.mean(self.scores[k])), self._axes(k))
+                self._score_curves(k, "training score", float(np.mean(self.scores[k])))
             learning = {f"learning/{name}": value[k] for name, value in event.learning.items()}
             curves.over_steps(live(before[k], lines[k]) | learning, self.counters.steps)
             curves.flush()
@@ -382,8 +390,14 @@ class Group:
             )
             self.folders[k].evaluation(record)
             self.eval_scores[k].append(record.mean_return)
-            self.curves[k].over_every_axis("evaluation score", record.mean_return, self._axes(k))
+            self._score_curves(k, "evaluation score", record.mean_return)
             self.curves[k].flush()
+
+    def _score_curves(self, k: int, name: str, score: float) -> None:
+        share = self._human_share(self.runs.games[k], score)
+        self.curves[k].over_every_axis(name, score, self._axes(k))
+        if share is not None:
+            self.curves[k].over_every_axis(f"{name}, % of human", 100 * share, self._axes(k))
 
     def _axes(self, k: int) -> dict[str, float | None]:
         frames = int(self.counters.frames_by_seed[k])
@@ -401,9 +415,7 @@ class Group:
             folder.ledger(line)
         if tell:
             energy = reduce(sum_energy, (total_energy(line.energy) for line in lines))
-            # the mean of several games' scores says nothing
-            scores = ([], []) if self.runs.of_several_games else (self.scores, self.eval_scores)
-            self.reporter.report(status, whole, self.counters.wall_s, energy, *scores)
+            self.reporter.report(status, whole, self.counters.wall_s, energy, self.scores, self.eval_scores)
         self.latest = lines
         return lines
 

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 import playmeter as front_door
-from cli.train import envs_of
+from analysis import units
+from cli.train import envs_of, human_share
 from envs import SUITES
 from runs import schema
 from tests.command_line import ENVIRONMENT, ROOT, TINY, playmeter, started, words
@@ -51,6 +52,30 @@ def test_several_environments_are_one_command(tmp_path: Path) -> None:
         assert any(line.startswith(f"{env}  ") for line in done.stdout.splitlines()), "which of them a line is of"
         assert any(line.startswith("seed 0: finished") and env in line for line in done.stdout.splitlines())
         assert schema.read_run(tmp_path / "results" / env / "dqn" / "seed0").env.id == env
+
+
+def test_an_atari_score_is_told_beside_a_persons(tmp_path: Path) -> None:
+    """Who never plays well in 200 steps of Pong has about -21; random play -20.7, the tester 14.6."""
+    small = (
+        "--evals",
+        "1",
+        "--eval-episodes",
+        "1",
+        "--agent.encoder",
+        "mlp",
+        "--agent.hidden",
+        "8",
+        "--agent.replay-capacity",
+        "400",
+    )
+    done = playmeter("train", "dqn", "ALE/Pong-v5", "--budget", "200-steps", *TINY, *small, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (score,) = schema.read_evals(tmp_path / "results/ALE/Pong-v5/dqn/seed0")
+    share = 100 * (score.mean_return + 20.7) / (14.6 + 20.7)
+    assert f"score {units.score(score.mean_return)} ({share:.2g} % of human)".replace("-", "−") in done.stdout
+    assert human_share("ALE/Alien-v5", 227.8) == 0
+    assert human_share("ALE/Alien-v5", 7127.7) == 1
+    assert human_share("CartPole-v1", 500) is None
 
 
 def test_the_name_of_a_suite_stands_for_its_environments() -> None:

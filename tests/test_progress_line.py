@@ -10,13 +10,15 @@ import pytest
 from agents.config import AgentConfig
 from cli.progress import ProgressLine
 from runs.config import RunConfig
-from runs.progress import Progress
+from runs.progress import Progress, Score
 
 NOW = Progress(
     games=("CartPole-v1",), seeds=(0,), to_follow=0, status="running", fraction=0.0, steps_per_s=0.0, steps=0, frames=0, play_s=0.0, wall_s=5.0, joules=36.0, low_j=7.2,
-    high_j=72.0, energy_method="estimated", evaluating=False, train_score=None, eval_score=None,
+    high_j=72.0, energy_method="estimated", evaluating=None, train_score=None, eval_score=None,
 )  # fmt: skip
-LATER = replace(NOW, fraction=0.25, steps_per_s=125.0, steps=1_000, frames=1_000, play_s=20.0, wall_s=13.0, train_score=21.5)
+LATER = replace(
+    NOW, fraction=0.25, steps_per_s=125.0, steps=1_000, frames=1_000, play_s=20.0, wall_s=13.0, train_score=Score(21.5, None, 0)
+)
 
 
 @pytest.fixture
@@ -67,13 +69,43 @@ def test_where_seeds_train_one_after_another_it_says_which_and_what_all_of_them_
 
 def test_an_evaluation_is_no_training_at_no_speed(line: ProgressLine) -> None:
     line.text(NOW)
-    assert " 25%  evaluating  training score" in line.text(replace(LATER, steps_per_s=0.0, evaluating=True))
-    assert " 25%  125 steps/s" in line.text(replace(LATER, evaluating=True)), "it has just begun"
+    text = line.text(replace(LATER, steps_per_s=0.0, evaluating=(37, 1_000)))
+    assert " 25%  evaluating, 37 of 1,000 games played  training score" in text
+    assert " 25%  125 steps/s" in line.text(replace(LATER, evaluating=(0, 1_000))), "it has just begun"
+
+
+def test_the_last_evaluation_is_not_told_as_no_time_left(tmp_path: Path) -> None:
+    """It may be longer than the training."""
+    line = ProgressLine(RunConfig("dqn", "ALE/Pong-v5", AgentConfig(), (0, 1, 2), out=str(tmp_path)))
+    line.text(replace(NOW, to_follow=1))
+    evaluating = replace(LATER, fraction=1.0, steps_per_s=0.0, wall_s=45.0, evaluating=(3, 100))
+    assert line.text(replace(evaluating, to_follow=1)).endswith("Wh)  about 40.0 s with the 1 to follow")
+    assert line.text(evaluating).endswith("Wh)")
+
+
+def test_a_score_is_told_with_its_share_of_a_persons_and_that_alone_over_several_games(line: ProgressLine) -> None:
+    line.text(NOW)
+    assert "  score 1,140 (13 % of human)  " in line.text(replace(LATER, eval_score=Score(1140.0, 0.132, 1)))
+    assert "  training score −20.7 (0 % of human)  " in line.text(replace(LATER, train_score=Score(-20.7, 0.0, 1)))
+    several = Score(None, -0.017, 26)
+    assert "  training score −1.7 % of human (median of 26)  " in line.text(replace(LATER, train_score=several))
+    assert "  score −1.7 % of human (median of 26)  " in line.text(replace(LATER, eval_score=several))
+    assert "125 steps/s  1,000 frames" in line.text(replace(LATER, train_score=Score(None, None, 0)))
+    played = line.text(replace(LATER, eval_score=Score(None, None, 0), train_score=several))
+    assert "125 steps/s  training score −1.7 %" in played
 
 
 def test_the_end_says_how_long_it_took_and_what_is_not_known(line: ProgressLine) -> None:
     line.text(NOW)
-    done = replace(LATER, fraction=1.0, status="finished", eval_score=200.0, play_s=None, energy_method="absent", wall_s=60.0)
+    done = replace(
+        LATER,
+        fraction=1.0,
+        status="finished",
+        eval_score=Score(200.0, None, 0),
+        play_s=None,
+        energy_method="absent",
+        wall_s=60.0,
+    )
     assert (
         line.text(done)
         == "100%  125 steps/s  score 200  1,000 frames (no physical time)  energy not known  finished after 60.0 s"

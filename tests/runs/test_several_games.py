@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents.config import AgentConfig
 from agents.family import agent_config
@@ -26,7 +27,7 @@ from runs.evaluate import Evaluation, evaluate, explore
 from runs.family import EVAL_OBSERVATIONS
 from runs.folder import load_policy
 from runs.prepare import Runs, lockstep_groups
-from runs.progress import Progress
+from runs.progress import Progress, Score, score_of
 from runs.train import Outcome, train
 
 GAMES = ("MinAtar/Asterix-v1", "MinAtar/Breakout-v1")  # five actions and three
@@ -65,6 +66,11 @@ def config(out: Path, **changes: Any) -> RunConfig:
     return RunConfig(**(values | changes))
 
 
+def share_of(env: str, score: float) -> float:
+    """Of people who would have 4 points in one game; in the other 0, and -2 at random."""
+    return score / 4 if env == GAMES[0] else (score + 2) / 2
+
+
 def last(outcome: Outcome) -> schema.LedgerLine:
     return schema.read_ledger(outcome.folder)[-1]
 
@@ -78,7 +84,7 @@ def games_played(outcome: Outcome) -> list[tuple[str, ...]]:
 @pytest.mark.usefixtures("side_by_side")
 def test_every_game_side_by_side_has_the_run_that_it_would_have_alone(tmp_path: Path) -> None:
     heard = list[Progress]()
-    together = train(config(tmp_path / "together"), heard.append)
+    together = train(config(tmp_path / "together"), heard.append, print, share_of)
     assert [o.folder.relative_to(tmp_path / "together") for o in together] == [
         Path(game, "dqn", f"seed{seed}") for game in GAMES for seed in (0, 1)
     ]
@@ -100,12 +106,38 @@ def test_every_game_side_by_side_has_the_run_that_it_would_have_alone(tmp_path: 
         policy = load_policy(one.folder / schema.FINAL_CHECKPOINT)
         assert policy.num_actions == spec(record.env.id).num_actions
         assert policy.predict(np.zeros(policy.obs_shape, np.uint8))[0] < policy.num_actions
-    assert {progress.eval_score for progress in heard[:-4]} <= {None}
     frames = sum(last(o).lineage.frames or 0 for o in together)
     final = [progress for progress in heard if progress.status == "finished"]
     assert len(heard) - len(final) > 2
     assert final[0].frames == frames
-    assert final[0].train_score is None, "the mean of several games' scores says nothing"
+    one, other = (np.mean([o.eval_scores[-1] for o in together if game in str(o.folder)]) for game in GAMES)
+    assert final[0].eval_score == Score(None, pytest.approx((one / 4 + other / 2 + 1) / 2), 2)  # type: ignore[arg-type]
+    assert final[0].train_score is not None
+    assert final[0].train_score.mean is None, "the mean of several games' scores says nothing"
+    for outcome, game in zip(together, (GAMES[0], GAMES[0], GAMES[1], GAMES[1]), strict=True):
+        points = EventAccumulator(str(outcome.folder)).Reload().Scalars("1 over steps/evaluation score, % of human")
+        assert [p.value for p in points] == [pytest.approx(100 * share_of(game, score)) for score in outcome.eval_scores]
+    evaluating = [progress.evaluating for progress in heard if progress.evaluating]
+    assert len(evaluating) > 2
+    assert {of for _, of in evaluating} == {3 * len(together)}
+    assert all(0 <= over <= of for over, of in evaluating)
+    assert len({over for over, _ in evaluating}) > 1
+    assert (final[0].games, final[0].seeds) == (GAMES, (0, 1))
+
+
+def test_over_several_games_a_score_is_the_median_of_what_share_of_a_persons_it_is_in_each() -> None:
+    """Seeds of a game are one score; a game that nobody was published for, or that was not played yet, counts in neither number."""
+    people = {"a": 10.0, "b": 100.0, "c": 1000.0}
+
+    def share(env: str, score: float) -> float | None:
+        return score / people[env] if env in people else None
+
+    games = ["a", "a", "b", "c", "nobody", "not played"]
+    assert score_of(games, [[1.0, 2.0], [6.0], [90.0], [500.0], [7.0], []], share) == Score(None, 0.5, 3)
+    assert score_of(["nobody", "other"], [[1.0], [2.0]], share) == Score(None, None, 0)
+    assert score_of(["a", "a"], [[1.0, 2.0], [6.0]], share) == Score(3.0, 0.3, 1)
+    assert score_of(["nobody"], [[1.0]], share) == Score(1.0, None, 0)
+    assert score_of(["a", "b"], [[], []], share) is None
 
 
 @pytest.mark.usefixtures("side_by_side")

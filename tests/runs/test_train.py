@@ -295,6 +295,24 @@ def test_tensorboard_has_each_curve_over_every_axis(tmp_path: Path) -> None:
     assert [p.step for p in by_play] == [e.frames // 50 for e in evals]
 
 
+def test_tensorboard_has_scores_of_all_games_on_one_scale_where_a_persons_is_known(tmp_path: Path) -> None:
+    def share(env: str, score: float) -> float | None:
+        return score / 500 if env == "CartPole-v1" else None
+
+    known, unknown = (
+        train(config(tmp_path, env=env, budget="300-steps", heartbeat_s=0.05), human_share=share)[0]
+        for env in ("CartPole-v1", "MountainCar-v0")
+    )
+    events = EventAccumulator(str(known.folder)).Reload()
+    for name in ("evaluation score", "training score"):
+        for axis in ("1 over steps", "3 over human play, s"):
+            scores, shares = (events.Scalars(f"{axis}/{name}{also}") for also in ("", ", % of human"))
+            assert [(p.step, pytest.approx(p.value / 5)) for p in scores] == [(p.step, p.value) for p in shares] != []
+    tags = EventAccumulator(str(unknown.folder)).Reload().Tags()["scalars"]
+    assert "1 over steps/evaluation score" in tags
+    assert not [tag for tag in tags if "of human" in tag]
+
+
 def test_a_task_without_physical_time_has_no_human_axis(tmp_path: Path) -> None:
     small = replace(SMALL, encoder="minatar", replay_ratio=0.1)
     (outcome,) = train(config(tmp_path, env="MinAtar/Breakout-v1", agent_config=small, budget="120-steps"))
