@@ -28,7 +28,7 @@ from agents.baselines import BaselineConfig, PpoConfig, QrdqnConfig, baseline
 from envs import World
 from runs.checkpoint import Manifest, State, Store
 from runs.config import DOMAINS, InputError
-from runs.evaluate import Evaluation
+from runs.evaluate import Evaluation, played_out
 from runs.flops import FlopCosts
 from runs.loop import Books, Ended, Evaluated, Event, Heartbeat
 from runs.machine import reserved_vcpus
@@ -137,13 +137,7 @@ class BaselineTrainer:
 
     def evaluate(self, consume: Callable[[Event], None]) -> Evaluation:
         """Play the evaluation that is due and hand on its heartbeats."""
-        games = self.books.evaluate(self)
-        while True:
-            try:
-                consume(next(games))
-            except StopIteration as over:
-                evaluation: Evaluation = over.value
-                return evaluation
+        return played_out(self.books.evaluate(self), consume)
 
     def greedy(self, obs: NDArray[Any]) -> NDArray[np.int64]:
         return self.model.predict(obs, deterministic=True)[0].astype(np.int64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from agents.noise import EVAL_STREAM, generator
 from envs import World, lane_seeds, make
 from runs.counters import Ints
+
+Piece = TypeVar("Piece")
+Whole = TypeVar("Whole")
 
 MOST_GAME_STEPS = 27_000  # where a task has no time limit (MinAtar): as on Atari, half an hour at 15 decisions a second
 MAX_ATARI_LANES = 10  # emulators per seed: each costs memory and the time to load a game
@@ -50,6 +53,7 @@ def evaluate(
     index: int,
     stop: Callable[[], bool] = lambda: False,
     due: Callable[[], bool] = lambda: False,
+    epsilon: float | None = None,
 ) -> Generator[Evaluation, None, Evaluation]:
     """Play ``episodes`` games with each seed's policy in its environment, ``games`` [S], or until ``stop()``; returns what came of it.
 
@@ -57,7 +61,7 @@ def evaluate(
 
     Every lane plays a fixed number of games, so that short games are not counted more often than long ones. The games of
     evaluation ``index`` follow from the seed and the index alone. Where seeds play several environments, each of these ends when its
-    own games are over. A game without a time limit, which a policy may never end, counts
+    own games are over. ``epsilon``: of actions at random, the protocol's where it is None. A game without a time limit, which a policy may never end, counts
     with the score that it has after ``MOST_GAME_STEPS``.
     """
     seeds = player.seeds
@@ -70,9 +74,19 @@ def evaluate(
         evaluation=True,
     )
     try:
-        return (yield from _play(player, world, episodes, lanes, index, stop, due))
+        return (yield from _play(player, world, episodes, lanes, index, stop, due, epsilon))
     finally:
         world.close()
+
+
+def played_out(games: Generator[Piece, None, Whole], hear: Callable[[Piece], object] = lambda piece: None) -> Whole:
+    """What came of an evaluation; what it tells on the way is heard by ``hear``."""
+    while True:
+        try:
+            hear(next(games))
+        except StopIteration as over:
+            whole: Whole = over.value
+            return whole
 
 
 def _mix(seed: int, index: int) -> int:
@@ -87,8 +101,9 @@ def _play(
     index: int,
     stop: Callable[[], bool],
     due: Callable[[], bool],
+    epsilon: float | None,
 ) -> Generator[Evaluation, None, Evaluation]:
-    seeds, epsilon = player.seeds, world.protocol.eval_epsilon
+    seeds, epsilon = player.seeds, world.protocol.eval_epsilon if epsilon is None else epsilon
     generators = [generator(_mix(seed, index), EVAL_STREAM) for seed in seeds]
     quota = np.tile([episodes // lanes + (k < episodes % lanes) for k in range(lanes)], len(seeds))
     played = np.zeros(len(quota), np.int64)

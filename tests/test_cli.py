@@ -211,6 +211,9 @@ BAD = {
         ["plan", "dqn", "CartPole-v1,Acrobot-v1", "--budget", "20s-play", "--device", "cpu"],
         "ends before learning starts",
     ),
+    "nobody to play again": (["eval", "nowhere"], "nowhere does not exist"),
+    "no agent to play again": (["eval", "foreign"], "foreign holds no run"),
+    "scores into a folder that is not there": (["eval", "--json", "nowhere/scores.json"], "make that folder first"),
     "no such env word": (["envs", "tetriss"], "tetriss"),
     "unknown agent page": (["agents", "rainbwo"], "did you mean"),
 }

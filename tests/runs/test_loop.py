@@ -18,7 +18,7 @@ from envs import World, make
 from runs import schema
 from runs.budget import parse_budget
 from runs.config import RunConfig
-from runs.evaluate import Evaluation, evaluate
+from runs.evaluate import Evaluation, evaluate, played_out
 from runs.prepare import replay_layout
 from runs.train import train
 
@@ -30,16 +30,6 @@ def run(out: Path, env: str, settings: Any, budget: str, **changes: Any) -> Path
     config = RunConfig("dqn", env, settings, (0,), budget, evals=1, eval_episodes=1, out=str(out), device="cpu", compile="off",
                        threads=1)  # fmt: skip
     return train(replace(config, **changes))[0].folder
-
-
-def played(games: Generator[Evaluation, None, Evaluation]) -> Evaluation:
-    """What came of an evaluation, without its heartbeats."""
-    while True:
-        try:
-            next(games)
-        except StopIteration as over:
-            evaluation: Evaluation = over.value
-            return evaluation
 
 
 @pytest.fixture
@@ -109,9 +99,9 @@ def test_an_evaluation_plays_the_same_number_of_games_in_every_lane_and_changes_
     world = make("CartPole-v1", 2, [0, 1])
     learner = Learner(CLASSIC, replay_layout(CLASSIC, world, (5, 6), parse_budget("100-steps")), 2, (5, 6))
     before = learner.params_sha256()
-    first = played(evaluate(learner, ["CartPole-v1"] * 2, "control", 7, 1))
-    again = played(evaluate(learner, ["CartPole-v1"] * 2, "control", 7, 1))
-    other = played(evaluate(learner, ["CartPole-v1"] * 2, "control", 7, 2))
+    first = played_out(evaluate(learner, ["CartPole-v1"] * 2, "control", 7, 1))
+    again = played_out(evaluate(learner, ["CartPole-v1"] * 2, "control", 7, 1))
+    other = played_out(evaluate(learner, ["CartPole-v1"] * 2, "control", 7, 2))
     assert [len(games) for games in first.returns] == [7, 7]
     assert first.returns == again.returns, "seed and number of the evaluation decide its games"
     assert first.returns != other.returns
@@ -127,7 +117,7 @@ def test_a_game_that_a_policy_never_ends_counts_as_far_as_it_got(monkeypatch: py
     monkeypatch.setattr("runs.evaluate.MOST_GAME_STEPS", 6)
     world = make("CartPole-v1", 1, [0])
     learner = Learner(CLASSIC, replay_layout(CLASSIC, world, (5,), parse_budget("100-steps")), 2, (5,))
-    evaluation = played(evaluate(learner, ["CartPole-v1"], "control", 4, 1))
+    evaluation = played_out(evaluate(learner, ["CartPole-v1"], "control", 4, 1))
     assert evaluation.lengths == [[6] * 4], "no game of CartPole is over so soon"
     assert evaluation.returns == [[6.0] * 4]
     assert evaluation.frames.tolist() == [24]
@@ -157,7 +147,7 @@ def test_atari_evaluations_share_lanes_and_add_epsilon(tmp_path: Path) -> None:
     world = make("ALE/Breakout-v5", 1, [0])
     learner = Learner(ATARI, replay_layout(ATARI, world, (0,), parse_budget("100-steps")), world.env_spec.num_actions, (0,))
     learner.params.zero_()  # every action is as good: greedy play never presses FIRE, so only epsilon starts a game
-    evaluation = played(evaluate(learner, ["ALE/Breakout-v5"], "nature", 12, 1))
+    evaluation = played_out(evaluate(learner, ["ALE/Breakout-v5"], "nature", 12, 1))
     assert len(evaluation.returns[0]) == 12
     assert evaluation.epsilon == 0.05
     assert np.std(evaluation.lengths[0]) > 0

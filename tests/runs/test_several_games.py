@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from runs import schema
 from runs.budget import BudgetError
 from runs.checkpoint import Manifest, Store
 from runs.config import InputError, RunConfig
-from runs.evaluate import Evaluation, evaluate, explore
+from runs.evaluate import evaluate, explore, played_out
 from runs.family import EVAL_OBSERVATIONS
 from runs.folder import load_policy
 from runs.prepare import Runs, lockstep_groups
@@ -224,20 +223,12 @@ class Still:
         return np.zeros(len(obs), np.int64)
 
 
-def played(games: Generator[Evaluation, None, Evaluation]) -> Evaluation:
-    while True:
-        try:
-            next(games)
-        except StopIteration as over:
-            return over.value  # type: ignore[no-any-return]
-
-
 def test_an_evaluation_counts_for_each_game_what_it_takes_alone() -> None:
     """Asterix ends soon when nobody moves, Breakout sooner still: neither is booked what the other plays on."""
-    together = played(evaluate(Still((0, 1, 2)), [GAMES[0], GAMES[0], GAMES[1]], "minatar", 5, 1))
+    together = played_out(evaluate(Still((0, 1, 2)), [GAMES[0], GAMES[0], GAMES[1]], "minatar", 5, 1))
     alone = [
-        played(evaluate(Still((0, 1)), [GAMES[0]] * 2, "minatar", 5, 1)),
-        played(evaluate(Still((2,)), [GAMES[1]], "minatar", 5, 1)),
+        played_out(evaluate(Still((0, 1)), [GAMES[0]] * 2, "minatar", 5, 1)),
+        played_out(evaluate(Still((2,)), [GAMES[1]], "minatar", 5, 1)),
     ]
     assert together.returns == [*alone[0].returns, *alone[1].returns]
     assert together.lengths == [*alone[0].lengths, *alone[1].lengths]

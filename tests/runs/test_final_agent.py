@@ -1,0 +1,154 @@
+"""The final agent of a run plays again: as it was trained to, other games, by whichever rules."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agents.baselines import baseline_config, is_baseline
+from agents.family import agent_config
+from envs.registry import UnknownEnv
+from runs import schema
+from runs.config import InputError, RunConfig
+from runs.evaluate import evaluate, played_out
+from runs.final_agent import Asked, FinalAgent, check, play_again
+from runs.train import train
+
+EVALS = 2
+
+
+def trained(out: Path, agent: str = "dqn", env: str = "CartPole-v1", **changes: Any) -> Path:
+    """The folder of a small run."""
+    domain = "classic" if env == "CartPole-v1" else "minatar" if env.startswith("MinAtar/") else "atari"
+    if is_baseline(agent):
+        settings: Any = replace(baseline_config(agent, domain), learning_starts=100, buffer_size=300)
+    else:
+        settings = replace(
+            agent_config(agent, domain), hidden=(8,), batch_size=8, learning_starts_steps=100, replay_capacity=300, replay_ratio=1.0 if domain == "classic" else 0.1
+        )  # fmt: skip
+    values: dict[str, Any] = {
+        "seeds": (3,), "budget": "900-steps", "evals": EVALS, "eval_episodes": 7, "out": str(out), "device": "cpu", "compile": "off",
+        "threads": 1,
+    }  # fmt: skip
+    (outcome,) = train(RunConfig(agent, env, settings, **(values | changes)), notice=lambda text: None)
+    return outcome.folder
+
+
+@pytest.fixture(scope="module")
+def cartpole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained(tmp_path_factory.mktemp("trained"))
+
+
+def again(folder: Path, **asked: Any) -> list[float]:
+    return play_again(folder, schema.read_run(folder), Asked(**asked))[1].returns[0]
+
+
+@pytest.mark.parametrize(
+    ("agent", "env", "changes"),
+    [
+        ("dqn", "CartPole-v1", {}),
+        ("rainbow", "CartPole-v1", {}),
+        ("iqn", "CartPole-v1", {}),
+        ("rainbow", "MinAtar/Breakout-v1", {}),
+        ("der", "ALE/Boxing-v5", {"protocol": "atari100k", "eval_episodes": 2, "evals": 1, "budget": "150-steps"}),
+        ("sb3:dqn", "CartPole-v1", {}),
+        ("sb3:dqn", "ALE/Boxing-v5", {"eval_episodes": 1, "evals": 1, "budget": "150-steps"}),
+    ],
+)
+def test_what_was_saved_is_what_was_evaluated(agent: str, env: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    """The games of the training's last evaluation, played by the saved agent, end as they ended there."""
+    folder = trained(tmp_path, agent, env, **changes)
+    record, last = schema.read_run(folder), schema.read_evals(folder)[-1]
+    number = changes.get("evals", EVALS)
+    same = played_out(evaluate(FinalAgent(folder, record), [env], record.env.protocol, len(last.returns), number))
+    assert same.returns == [last.returns]
+    assert same.lengths == [last.lengths]
+
+
+def test_the_games_are_others_than_those_of_the_training_and_follow_from_the_seed(cartpole: Path) -> None:
+    """Half of the actions are at random, so that no two games are alike by chance."""
+    agent = FinalAgent(cartpole, schema.read_run(cartpole))
+    evaluated = [
+        played_out(evaluate(agent, ["CartPole-v1"], "control", 7, number, epsilon=0.5)).returns[0]
+        for number in range(1, EVALS + 1)
+    ]
+    mine, same, other = (again(cartpole, episodes=7, epsilon=0.5, seed=seed) for seed in (0, 0, 1))
+    assert mine == same
+    assert len({tuple(games) for games in (mine, other, *evaluated)}) == 2 + EVALS
+
+
+def test_a_run_folder_is_left_as_it_was(cartpole: Path) -> None:
+    def contents() -> dict[Path, str]:
+        return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in cartpole.rglob("*") if path.is_file()}
+
+    before = contents()
+    again(cartpole)
+    assert contents() == before
+
+
+def test_who_plays_at_random_alone_is_no_agent_any_more(cartpole: Path, tmp_path: Path) -> None:
+    """Two agents have the same games then; random play of CartPole lasts 22 steps."""
+    other = trained(tmp_path, agent="c51")
+    assert again(other, epsilon=1.0, episodes=200) == (returns := again(cartpole, epsilon=1.0, episodes=200))
+    assert np.mean(returns) == pytest.approx(22, abs=3)
+    assert again(other, episodes=20) != again(cartpole, episodes=20)
+
+
+def test_the_rules_are_the_runs_own_or_those_asked_for(tmp_path: Path) -> None:
+    folder = trained(tmp_path, env="ALE/Boxing-v5", protocol="atari100k", eval_episodes=1, evals=1, budget="150-steps")
+    record = schema.read_run(folder)
+    rules, own = play_again(folder, record, Asked(episodes=1))
+    assert (rules.name, own.epsilon) == ("atari100k", 0.001)
+    rules, nature = play_again(folder, record, Asked(episodes=1, protocol="nature"))
+    assert (rules.name, nature.epsilon) == ("nature", 0.05)
+    assert play_again(folder, record, Asked(episodes=1, protocol="nature", epsilon=0.0))[1].epsilon == 0
+    assert sum(nature.lengths[0]) == pytest.approx(sum(own.lengths[0]), rel=0.02), "a bout of Boxing has two minutes"
+    with pytest.raises(UnknownEnv, match="protocol 'control' does not apply"):
+        check(folder, record, Asked(protocol="control"))
+
+
+def test_the_protocol_says_how_many_games_where_nobody_does(cartpole: Path) -> None:
+    assert len(again(cartpole)) == 10
+    heard: list[tuple[int, int]] = []
+    assert len(again(cartpole, episodes=3)) == 3
+    with pytest.MonkeyPatch.context() as patch:
+        clock = iter(range(10**6))
+        patch.setattr("runs.final_agent.time.monotonic", lambda: float(next(clock)))
+        play_again(cartpole, schema.read_run(cartpole), Asked(), lambda over, of: heard.append((over, of)))
+    assert {of for _, of in heard} == {10}
+    overs = [over for over, _ in heard]
+    assert overs == sorted(overs)
+    assert overs[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"episodes": 0}, "--episodes is 0"),
+        ({"epsilon": 1.5}, "--epsilon is 1.5"),
+        ({"epsilon": float("nan")}, "--epsilon is nan"),
+        ({"seed": -1}, "--seed is -1"),
+    ],
+)
+def test_what_cannot_be_played_is_refused(asked: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=f"^{says}"):
+        Asked(**asked)
+
+
+@pytest.mark.parametrize(("agent", "file"), [("dqn", schema.FINAL_CHECKPOINT), ("sb3:dqn", schema.FINAL_SB3_CHECKPOINT)])
+def test_a_run_without_a_final_agent_or_with_a_damaged_one_is_named(agent: str, file: str, tmp_path: Path) -> None:
+    folder = trained(tmp_path, agent, evals=1)
+    record = schema.read_run(folder)
+    check(folder, record, Asked())
+    whole = (folder / file).read_bytes()
+    (folder / file).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"final\.\w+ is no checkpoint that can be loaded"):
+        play_again(folder, record, Asked())
+    (folder / file).unlink()
+    with pytest.raises(InputError, match=f"^no {file}: it trains still"):
+        check(folder, record, Asked())

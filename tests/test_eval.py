@@ -1,0 +1,151 @@
+"""``playmeter eval``: what is told of agents that play again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import playmeter as front_door
+from analysis.statistics import bootstrap_iqm, iqm
+from runs import schema
+from tests.command_line import TINY, playmeter
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two agents with two seeds and one, of Atari another one."""
+    folder = tmp_path_factory.mktemp("work")
+    pong = ("--agent.encoder", "mlp", "--agent.replay-capacity", "400", "--protocol", "sticky")
+    for words in (
+        ("dqn", "CartPole-v1", "--seeds", "2", "--budget", "400-steps", *TINY),
+        ("double", "CartPole-v1", "--budget", "400-steps", *TINY),
+        ("dqn", "ALE/Pong-v5", "--budget", "100-steps", *TINY, "--evals", "1", "--eval-episodes", "1", *pong),
+    ):
+        done = playmeter("train", *words, cwd=folder)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = front_door.main(["eval", *arguments])
+    return code, *capsys.readouterr()
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.split("  ") if cell.strip()]
+
+
+def test_each_agent_has_a_line_and_every_number_follows_from_its_games(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = tmp_path / "scores.json"
+    code, output, errors = told(capsys, str(trained / "results"), "--episodes", "5", "--json", str(scores))
+    assert (code, errors) == (0, "")
+    head, *lines = output.splitlines()
+    assert cells(head) == ["games", "mean ± std. error", "median", "lowest to highest", "of human", "in training"]
+    data = json.loads(scores.read_text())
+    runs: dict[str, dict[str, Any]] = {run["id"]: run for run in data["runs"]}
+    assert list(runs) == ["CartPole-v1/double/seed0", "CartPole-v1/dqn/seed0", "CartPole-v1/dqn/seed1", "Pong-v5/dqn/seed0"]
+    for line, (name, run) in zip(lines, runs.items(), strict=False):
+        returns = run["returns"]
+        found = cells(line)
+        assert found[0] == name
+        assert found[1] == str(len(returns)) == "5"
+        mean, _, error = found[2].replace("−", "-").partition(" ± ")
+        assert float(mean) == pytest.approx(statistics.mean(returns), rel=1e-3)
+        assert float(error) == pytest.approx(statistics.stdev(returns) / 5**0.5, rel=1e-3)
+        assert float(found[3].replace("−", "-")) == statistics.median(returns)
+        assert found[4].replace("−", "-") == f"{min(returns):g} to {max(returns):g}"
+    pong = runs["Pong-v5/dqn/seed0"]
+    assert pong["human_normalised"] == pytest.approx((pong["mean"] + 20.7) / (14.6 + 20.7))
+    assert f"{100 * pong['human_normalised']:.2g} %".replace("-", "−") in cells(lines[list(runs).index("Pong-v5/dqn/seed0")])
+    assert (pong["protocol"], pong["epsilon"], pong["trained_steps"]) == ("sticky", 0.001, 100)
+    assert [run["human_normalised"] for run in runs.values() if "CartPole" in run["id"]] == [None] * 3
+    assert [
+        (run["agent"], run["env"], run["budget"]) for run in runs.values() if run["id"].startswith("CartPole-v1/double")
+    ] == [("double", "CartPole-v1", "400-steps")]
+    frames = sum(run["frames"] for run in runs.values())
+    assert all(run["frames"] >= sum(run["lengths"]) for run in runs.values())
+    assert f"20 games, {frames:,} frames (" in lines[-1]
+    seconds = pong["frames"] / 60 + (frames - pong["frames"]) / 50
+    assert f"({seconds / 60:.3g} min of human play)" in lines[-1] or f"({seconds:.3g} s of human play)" in lines[-1]
+
+
+def test_seeds_of_one_agent_are_told_together_and_no_others(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = tmp_path / "scores.json"
+    _, output, _ = told(capsys, str(trained / "results"), "--episodes", "4", "--json", str(scores))
+    data = json.loads(scores.read_text())
+    (group,) = data["over_seeds"]
+    assert group["runs"] == ["CartPole-v1/dqn/seed0", "CartPole-v1/dqn/seed1"]
+    means = [statistics.mean(run["returns"]) for run in data["runs"] if run["id"] in group["runs"]]
+    interval = bootstrap_iqm([np.array(means)])
+    assert interval is not None
+    assert (group["iqm"], group["low"], group["high"]) == (pytest.approx(iqm(np.array(means))), interval.low, interval.high)
+    (line,) = [line for line in output.splitlines() if "seeds:" in line]
+    assert line.startswith(f"dqn on CartPole-v1, 400-steps, 2 seeds: mean {statistics.mean(means):.4g}".rstrip("0"))
+    assert "95 % interval" in line
+
+
+def test_the_score_of_the_training_is_told_where_it_was_played_by_the_same_rules(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, scores = trained / "results/ALE/Pong-v5", tmp_path / "scores.json"
+    (evaluated,) = (one.mean_return for one in schema.read_evals(folder / "dqn/seed0"))
+
+    def in_training(*options: str) -> float | None:
+        assert told(capsys, str(folder), "--episodes", "1", "--json", str(scores), *options)[0] == 0
+        value: float | None = json.loads(scores.read_text())["runs"][0]["in_training"]
+        return value
+
+    assert in_training() == evaluated
+    assert in_training("--epsilon", "0.001") == evaluated
+    assert in_training("--epsilon", "0.01") is None
+    assert in_training("--protocol", "atari100k") is None, "as many random actions, but no sticky ones"
+
+
+def test_an_agent_that_learned_more_after_its_last_evaluation_was_not_evaluated(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, scores = tmp_path / "cut", tmp_path / "scores.json"
+    shutil.copytree(trained / "results/CartPole-v1/double/seed0", folder)
+    first, _ = (folder / schema.EVALS_FILE).read_text().splitlines(keepends=True)
+    (folder / schema.EVALS_FILE).write_text(first)
+    assert told(capsys, str(folder), "--json", str(scores))[0] == 0
+    assert json.loads(scores.read_text())["runs"][0]["in_training"] is None
+
+
+def test_who_cannot_play_is_left_out_and_named(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "results"
+    shutil.copytree(trained / "results", folder)
+    (folder / "CartPole-v1/dqn/seed0" / schema.FINAL_CHECKPOINT).unlink()
+    (folder / "CartPole-v1/dqn/seed1" / schema.FINAL_CHECKPOINT).write_bytes(b"no archive")
+    (folder / "CartPole-v1/double/seed0" / schema.RUN_FILE).write_text("{}")
+    code, output, errors = told(capsys, str(folder), "--episodes", "1", "--json", "-")
+    assert code == 0
+    data = json.loads(output)
+    assert [run["id"] for run in data["runs"]] == ["Pong-v5/dqn/seed0"]
+    assert list(data["left_out"]) == ["CartPole-v1/double/seed0", "CartPole-v1/dqn/seed0", "CartPole-v1/dqn/seed1"]
+    lines = errors.splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith(f"left out: {name} ") for line, name in zip(lines, data["left_out"], strict=True))
+    assert "run.json" in lines[0]
+    assert "no checkpoints/final.pt" in lines[1]
+    assert "no checkpoint that can be loaded" in lines[2]
+    assert data["runs"][0]["std_error"] is None, "one game says nothing of its spread"
+
+
+def test_where_nobody_can_play_so_it_is_bad_input(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, output, errors = told(capsys, str(trained / "results/CartPole-v1"), "--protocol", "nature")
+    assert (code, output) == (2, "")
+    says = "cannot play: protocol 'nature' does not apply to CartPole-v1: choose control"
+    assert errors == f"playmeter: CartPole-v1/double/seed0 (and 2 more) {says}\n"
+    assert told(capsys, str(trained / "results"), "--epsilon", "2")[0] == 2
+    assert told(capsys, str(trained / "results"), "--episodes", "0")[0] == 2
