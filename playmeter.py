@@ -29,6 +29,7 @@ COMMANDS = {
     "plan": ("cli.plan", "plan_command", "Forecast what a training would cost, from a few seconds of it on this machine."),
     "bench": ("cli.bench", "bench_command", "Time this machine: emulators, updates and trainings, beside stable-baselines3."),
     "eval": ("cli.evaluate", "eval_command", "Let the agents of finished runs play again: more games, other rules."),
+    "video": ("cli.video", "video_command", "Show a game of a trained agent as a moving picture, at a person's speed."),
     "report": ("cli.report", "report_command", "Write a comparison report of run folders: one HTML page, or JSON."),
     "meter": (
         "cli.meter",
@@ -97,7 +98,7 @@ def begin(command: str) -> None:
     """What is set for a process that is ours, before anything heavy is imported."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a dash that the locale lacks ends no training
-    if command in ("train", "demo", "plan", "bench", "eval"):
+    if command in ("train", "demo", "plan", "bench", "eval", "video"):
         from agents import disk_cache
         from cli.threads import wait_briefly
 

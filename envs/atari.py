@@ -40,7 +40,7 @@ class AtariWorld(World):
         self, env_specs: Sequence[EnvSpec], protocol: Protocol, seeds: Sequence[int], evaluation: bool, num_threads: int
     ) -> None:
         self._pools = [
-            (_vector_env(env_spec, protocol, lanes.stop - lanes.start, num_threads), lanes)
+            (vector_env(env_spec, protocol, lanes.stop - lanes.start, num_threads), lanes)
             for env_spec, lanes in stretches(env_specs)
         ]
         space = self._pools[0][0].single_observation_space
@@ -126,7 +126,8 @@ class AtariWorld(World):
         self._pools.clear()  # joins their threads
 
 
-def _vector_env(env_spec: EnvSpec, protocol: Protocol, lanes: int, num_threads: int) -> AtariVectorEnv:
+def vector_env(env_spec: EnvSpec, protocol: Protocol, lanes: int, num_threads: int, **screens: Any) -> AtariVectorEnv:
+    """The game as the protocol has it; ``screens``: how ale-py gives what is to be seen of it."""
     return AtariVectorEnv(
         games()[env_spec.id].rom,
         lanes,
@@ -137,4 +138,5 @@ def _vector_env(env_spec: EnvSpec, protocol: Protocol, lanes: int, num_threads: 
         use_fire_reset=False,
         reward_clipping=False,
         frameskip=env_spec.frames_per_step,
+        **screens,
     )

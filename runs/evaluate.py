@@ -21,6 +21,10 @@ MOST_GAME_STEPS = 27_000  # where a task has no time limit (MinAtar): as on Atar
 MAX_ATARI_LANES = 10  # emulators per seed: each costs memory and the time to load a game
 
 
+Watch = Callable[[NDArray[np.int64], NDArray[Any], NDArray[np.bool_], NDArray[np.int64]], None]
+"""Is told the actions of a step, its rewards, which games are over and the frames that it played, each [lanes]."""
+
+
 class Player(Protocol):
     """S policies that can be evaluated: a Learner, or stable-baselines3's model."""
 
@@ -54,6 +58,7 @@ def evaluate(
     stop: Callable[[], bool] = lambda: False,
     due: Callable[[], bool] = lambda: False,
     epsilon: float | None = None,
+    watch: Watch | None = None,
 ) -> Generator[Evaluation, None, Evaluation]:
     """Play ``episodes`` games with each seed's policy in its environment, ``games`` [S], or until ``stop()``; returns what came of it.
 
@@ -61,7 +66,7 @@ def evaluate(
 
     Every lane plays a fixed number of games, so that short games are not counted more often than long ones. The games of
     evaluation ``index`` follow from the seed and the index alone. Where seeds play several environments, each of these ends when its
-    own games are over. ``epsilon``: of actions at random, the protocol's where it is None. A game without a time limit, which a policy may never end, counts
+    own games are over. ``epsilon``: of actions at random, the protocol's where it is None. ``watch`` sees every step. A game without a time limit, which a policy may never end, counts
     with the score that it has after ``MOST_GAME_STEPS``.
     """
     seeds = player.seeds
@@ -69,12 +74,12 @@ def evaluate(
     world = make(
         [game for game in games for _ in range(lanes)],
         len(seeds) * lanes,
-        [lane for seed in seeds for lane in lane_seeds(_mix(seed, index), lanes)],
+        [lane for seed in seeds for lane in game_seeds(seed, index, lanes)],
         protocol=protocol,
         evaluation=True,
     )
     try:
-        return (yield from _play(player, world, episodes, lanes, index, stop, due, epsilon))
+        return (yield from _play(player, world, episodes, lanes, index, stop, due, epsilon, watch))
     finally:
         world.close()
 
@@ -87,6 +92,11 @@ def played_out(games: Generator[Piece, None, Whole], hear: Callable[[Piece], obj
         except StopIteration as over:
             whole: Whole = over.value
             return whole
+
+
+def game_seeds(seed: int, index: int, lanes: int) -> list[int]:
+    """What the lanes of a seed's evaluation are seeded with."""
+    return lane_seeds(_mix(seed, index), lanes)
 
 
 def _mix(seed: int, index: int) -> int:
@@ -102,6 +112,7 @@ def _play(
     stop: Callable[[], bool],
     due: Callable[[], bool],
     epsilon: float | None,
+    watch: Watch | None,
 ) -> Generator[Evaluation, None, Evaluation]:
     seeds, epsilon = player.seeds, world.protocol.eval_epsilon if epsilon is None else epsilon
     generators = [generator(_mix(seed, index), EVAL_STREAM) for seed in seeds]
@@ -126,10 +137,12 @@ def _play(
         if epsilon > 0:
             action = explore(action, generators, epsilon, world.num_actions)
         observations[playing] += lanes
-        obs, reward, terminated, truncated, _ = world.step(action)
+        obs, reward, terminated, truncated, info = world.step(action)
         score += reward
         length += 1
         done = terminated | truncated | (length >= MOST_GAME_STEPS)
+        if watch is not None:
+            watch(action, reward, done, info["frames"])
         for lane in np.flatnonzero(done):
             if played[lane] < quota[lane]:
                 returns[lane // lanes].append(float(score[lane]))

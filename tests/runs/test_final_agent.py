@@ -24,7 +24,7 @@ EVALS = 2
 
 def trained(out: Path, agent: str = "dqn", env: str = "CartPole-v1", **changes: Any) -> Path:
     """The folder of a small run."""
-    domain = "classic" if env == "CartPole-v1" else "minatar" if env.startswith("MinAtar/") else "atari"
+    domain = "classic" if "/" not in env else "minatar" if env.startswith("MinAtar/") else "atari"
     if is_baseline(agent):
         settings: Any = replace(baseline_config(agent, domain), learning_starts=100, buffer_size=300)
     else:
