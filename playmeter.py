@@ -70,17 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Without ``arguments`` this is the whole process: it takes its signals, and finds what earlier ones compiled.
     """
     argv = list(sys.argv[1:] if arguments is None else arguments)
-    if not argv or argv[0] in ("-h", "--help", "help"):
-        print(usage())
-        return 0 if argv else BAD_INPUT
-    if argv[0] == "--version":
-        from importlib.metadata import version
-
-        print(f"playmeter {version('playmeter')}")
-        return 0
-    if argv[0] not in COMMANDS:
-        return fail(f"unknown command {argv[0]!r}{nearest(argv[0], COMMANDS)}; `playmeter --help` lists them all")
-    if arguments is not None:
+    if arguments is not None or not argv or argv[0] not in COMMANDS:
         return run(argv)
     begin(argv[0])
     if argv[0] not in ("train", "demo"):
@@ -108,10 +98,8 @@ def begin(command: str) -> None:
 
 def run(argv: Sequence[str]) -> int:
     """A command, and its exit code whatever becomes of it."""
-    module, function, _ = COMMANDS[argv[0]]
     try:
-        command: Callable[[Sequence[str]], int] = getattr(import_module(module), function)
-        code = command(argv[1:])
+        code = answer(argv)
         if sys.stdout is not None:  # it was closed: `>&-`
             sys.stdout.flush()
         return code
@@ -137,6 +125,23 @@ def run(argv: Sequence[str]) -> int:
             raise
         print(f"playmeter: {error}", file=sys.stderr)
         return NO_DISK
+
+
+def answer(argv: Sequence[str]) -> int:
+    """What a command does, or the front door itself."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if argv else BAD_INPUT
+    if argv[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"playmeter {version('playmeter')}")
+        return 0
+    if argv[0] not in COMMANDS:
+        return fail(f"unknown command {argv[0]!r}{nearest(argv[0], COMMANDS)}; `playmeter --help` lists them all")
+    module, function, _ = COMMANDS[argv[0]]
+    command: Callable[[Sequence[str]], int] = getattr(import_module(module), function)
+    return command(argv[1:])
 
 
 def fail(message: str) -> int:

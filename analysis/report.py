@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -83,7 +84,7 @@ def write_report(
 
 
 def _check(targets: Sequence[Path], figures: Path | None, at: Rates) -> None:
-    if len({path.resolve() for path in targets}) < len(targets):
+    if len({_resolved(path) for path in targets}) < len(targets):
         raise ReportError(f"{targets[0]} is named for the page and for the summary: give two files")
     for path in targets:
         if path.is_dir():
@@ -93,6 +94,13 @@ def _check(targets: Sequence[Path], figures: Path | None, at: Rates) -> None:
             raise ReportError(f"{path.parent} does not exist: make that folder first, or name a file elsewhere")
     if figures is not None and figures.exists() and not figures.is_dir():
         raise ReportError(f"{figures} is a file: name a folder for the figures")
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):  # RuntimeError before Python 3.13
+        raise ReportError(f"{path} is a link that leads back to itself: name a file") from None
 
 
 def _json(result: dict[str, Any]) -> str:
@@ -107,6 +115,7 @@ def write_files(files: dict[Path, bytes], folder: Path | None = None) -> None:
     """
     ready: dict[Path, Path] = {}
     path = folder or Path()
+    new = folder is not None and not folder.exists()
     try:
         if folder is not None:
             folder.mkdir(exist_ok=True)
@@ -131,6 +140,9 @@ def write_files(files: dict[Path, bytes], folder: Path | None = None) -> None:
     finally:
         for temporary in ready.values():
             temporary.unlink(missing_ok=True)
+        if folder is not None and new:
+            with suppress(OSError):  # it has its files
+                folder.rmdir()
 
 
 def _umask() -> int:

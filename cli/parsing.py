@@ -69,6 +69,10 @@ def writable_or_dash(target: str | None) -> Path | Literal["-"] | None:
     if isinstance(path, Path):
         if not path.absolute().parent.is_dir():
             raise InputError(f"{path.parent} does not exist: make that folder first, or name a file elsewhere")
+        try:
+            path.resolve()
+        except (OSError, RuntimeError):  # RuntimeError before Python 3.13
+            raise InputError(f"{path} is a link that leads back to itself: name a file") from None
         if path.is_dir() or not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
             raise InputError(f"{path} cannot be written: name a file elsewhere")
     return path

@@ -60,7 +60,7 @@ def video_command(argv: Sequence[str]) -> int:
     shown = film(folder, record, how, asked.seconds)
     content = moving_picture(shown, f"{record.agent} on {record.env.id}", suffix)
     try:
-        write_atomically(out, content)
+        write_atomically(out.resolve(), content)  # a link leads to what is written
     except OSError as error:
         raise DiskError(f"{out} cannot be written: {error.strerror}") from error
     score, steps = shown.scores[-1], len(shown.screens) - 1

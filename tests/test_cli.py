@@ -214,6 +214,7 @@ BAD = {
     "nobody to play again": (["eval", "nowhere"], "nowhere does not exist"),
     "no agent to play again": (["eval", "foreign"], "foreign holds no run"),
     "scores into a folder that is not there": (["eval", "--json", "nowhere/scores.json"], "make that folder first"),
+    "scores into a link to itself": (["eval", "--json", "circle"], "circle is a link that leads back to itself"),
     "no such env word": (["envs", "tetriss"], "tetriss"),
     "unknown agent page": (["agents", "rainbwo"], "did you mean"),
 }
@@ -234,6 +235,7 @@ def test_bad_input_is_named_with_exit_code_2_and_nothing_is_written(
 ) -> None:
     (tmp_path / "file").write_text("in the way")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "circle").symlink_to("circle")
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign/notes.txt").write_text("not a run")
     before = sorted(tmp_path.rglob("*"))

@@ -72,7 +72,11 @@ def test_a_training_whose_output_is_closed_or_whose_terminal_goes_ends_as_any_ot
             assert schema.read_ledger(tmp_path / out / env / "dqn/seed0")[-1].status == "finished"
 
 
-@pytest.mark.parametrize("arguments", [("claims", "--json", "-"), ("envs", "cartpole")], ids=["long", "short"])
+@pytest.mark.parametrize(
+    "arguments",
+    [("claims", "--json", "-"), ("envs", "cartpole"), ("--help",), ("--version",)],
+    ids=["long", "short", "help", "version"],
+)
 def test_an_output_on_a_full_disk_is_one_line_and_exit_code_74(arguments: tuple[str, ...], tmp_path: Path) -> None:
     buffered = {name: value for name, value in ENVIRONMENT.items() if name != "PYTHONUNBUFFERED"}
     with open("/dev/full", "w") as full:
@@ -80,6 +84,16 @@ def test_an_output_on_a_full_disk_is_one_line_and_exit_code_74(arguments: tuple[
     errors = process.communicate(timeout=60)[1]
     assert process.returncode == 74
     assert errors == "playmeter: standard output cannot be written: No space left on device\n"
+
+
+@pytest.mark.parametrize("arguments", [("claims",), ("envs",), ("--help",)], ids=["rich", "plain", "help"])
+def test_a_reader_of_the_first_lines_may_go(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    """`playmeter claims | head -2` is no failure, in scripts with pipefail neither."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    process = started(*arguments, cwd=tmp_path, stdout=writes)
+    os.close(writes)
+    assert (process.communicate(timeout=60)[1], process.returncode) == ("", 0)
 
 
 def test_signs_that_the_locale_lacks_end_nothing_and_documents_are_utf_8_all_the_same(tmp_path: Path) -> None:

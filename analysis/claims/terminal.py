@@ -19,7 +19,13 @@ def show(result: dict[str, Any], console: Console | None = None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = console or Console(highlight=False)
+    class Quiet(Console):
+        """Whoever read the output has gone (`| head`): main() says how that ends, where rich would exit with 1."""
+
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    console = console or Quiet(highlight=False)
     console.width = min(console.width, MAX_WIDTH) if console.is_terminal else MAX_WIDTH
     table = Table(box=box.SIMPLE, pad_edge=False, show_edge=False, padding=(0, 2, 0, 0))
     for name, options in (

@@ -366,6 +366,7 @@ def test_this_machine_is_not_named(five_seeds, tmp_path):
         (lambda t: ([t / "results"], t / "no" / "r.html", None), "does not exist: make that folder first"),
         (lambda t: ([t / "results"], t, None), "is a folder: name a file in it"),
         (lambda t: ([t / "results"], t / "r", t / "r"), "for the page and for the summary"),
+        (lambda t: ([t / "results"], t / "circle", None), "a link that leads back to itself"),
         (lambda t: ([t / "results"], t / "r.html", None, Rates(None, -1.0)), "not negative"),
         (lambda t: ([t / "results"], t / "r.html", None, Rates(None, float("nan"))), "not negative"),
         (lambda t: ([t / "results"], t / "r.html", None, Rates(gpu_hour="-1")), "not negative"),
@@ -373,6 +374,7 @@ def test_this_machine_is_not_named(five_seeds, tmp_path):
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(five_seeds, tmp_path, arguments, fault):
+    (tmp_path / "circle").symlink_to("circle")
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises((ReportError, UnknownPlace, UnknownPrice), match=fault) as error:
         write_report(*arguments(tmp_path))
@@ -391,7 +393,13 @@ def test_a_failed_write_leaves_the_old_page_and_no_litter(five_seeds, tmp_path, 
     with pytest.raises(ReportError, match="No space left"):
         write_report([five_seeds], out, tmp_path / "report.json")
     assert out.read_text() == "old"
+    with pytest.raises(ReportError, match="No space left"):
+        write_report([five_seeds], None, None, figures=tmp_path / "figures")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html", "results"]
+    (tmp_path / "figures").mkdir()
+    with pytest.raises(ReportError, match="No space left"):
+        write_report([five_seeds], None, None, figures=tmp_path / "figures")
+    assert list((tmp_path / "figures").iterdir()) == [], "a folder that was there stays"
 
 
 def test_a_link_stays_one_and_a_file_that_was_there_keeps_its_mode(five_seeds, tmp_path):

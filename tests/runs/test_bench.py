@@ -135,6 +135,7 @@ def test_a_case_and_its_peer_run_in_turns_and_ratios_are_taken_pair_by_pair(monk
 def test_the_peer_does_the_same_work_and_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Its updates are as many as ours would be, counted in the library's own optimiser."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.delenv("SB3_LOGDIR")
     steps = 0
     step = torch.optim.Adam.step
 
