@@ -148,10 +148,10 @@ def play(runs: Sequence[Run], how: Asked, left_out: dict[str, str], show: Callab
 
 @contextmanager
 def going_on() -> Iterator[Callable[[str, int, int], None]]:
-    """Shows on a terminal how many games of a run are over; nothing where output is piped."""
+    """Shows below the lines on a terminal how many games of a run are over; nothing where output is piped."""
     from rich.console import Console
 
-    console = Console(highlight=False, stderr=True)
+    console = Console(highlight=False)  # of standard output: rich leads what is printed meanwhile to its console
     if not console.is_terminal:
         yield lambda run, over, of: None
         return

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
 import statistics
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 import playmeter as front_door
 from analysis.statistics import bootstrap_iqm, iqm
 from runs import schema
-from tests.command_line import TINY, playmeter
+from tests.command_line import TINY, playmeter, started
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +142,32 @@ def test_who_cannot_play_is_left_out_and_named(trained: Path, tmp_path: Path, ca
     assert "no checkpoints/final.pt" in lines[1]
     assert "no checkpoint that can be loaded" in lines[2]
     assert data["runs"][0]["std_error"] is None, "one game says nothing of its spread"
+
+
+def test_lines_go_where_output_goes_and_a_terminal_shows_how_far_it_is(trained: Path) -> None:
+    """A file has every line while errors go to the terminal; there, what changes stands below the lines."""
+    terminal, theirs = os.openpty()
+    process = started("eval", "results/CartPole-v1", "--episodes", "2", cwd=trained, stderr=theirs)
+    os.close(theirs)
+    output = process.communicate(timeout=120)[0]
+    os.close(terminal)
+    assert process.returncode == 0
+    lines = output.splitlines()
+    assert [line.split()[0] for line in lines[1:4]] == [
+        f"CartPole-v1/{run}" for run in ("double/seed0", "dqn/seed0", "dqn/seed1")
+    ]
+    assert "\x1b" not in output
+    terminal, theirs = os.openpty()
+    process = started("eval", "results/ALE", "--episodes", "10", cwd=trained, stdout=theirs)
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # whoever wrote has ended
+        while piece := os.read(terminal, 10_000):
+            shown += piece
+    os.close(terminal)
+    assert process.wait(timeout=60) == 0
+    assert b"Pong-v5/dqn/seed0: 0 of 10 games over" in shown
+    assert b"Pong-v5/dqn/seed0     10 " in shown
 
 
 def test_where_nobody_can_play_so_it_is_bad_input(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
