@@ -59,7 +59,7 @@ def _comparison_ids(records: list[schema.RunRecord]) -> list[str]:
 def _compare(
     members: list[Run], comparison_id: str, differs: dict[str, Any], seeds: Mapping[str, curves.Seed], at: Rates
 ) -> dict[str, Any]:
-    runs, unfinished, repeats = _pool(members)
+    runs, unfinished, repeats = pool(members)
     record = runs[0].record
     table = tables.runs_table(runs)
     mean = _aggregate(table, "mean")
@@ -81,7 +81,7 @@ def _compare(
     }  # fmt: skip
 
 
-def _pool(members: list[Run]) -> tuple[list[Run], list[Run], list[Run]]:
+def pool(members: Sequence[Run]) -> tuple[list[Run], list[Run], list[Run]]:
     """(pooled, unfinished, repeats). Repeats of a seed are no independent evidence: of each seed the finished run counts, and of
     those the newest. A run that stopped half-way would lower both score and cost, so it is pooled only where none is finished."""
     best: dict[int, Run] = {}

@@ -76,9 +76,9 @@ def write_report(
                 for ending, data in charts.figure(chart).items()
             }
     write_files(files, figures)
-    if json_out == "-":
+    if json_out == "-" and sys.stdout is not None:  # closed: `>&-`
         sys.stdout.write(_json(result))
-    if markdown == "-" and text is not None:
+    if markdown == "-" and text is not None and sys.stdout is not None:
         sys.stdout.write(text)
     return result
 

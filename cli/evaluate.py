@@ -88,7 +88,6 @@ def eval_command(argv: Sequence[str]) -> int:
 
     asked: Eval = parse(Eval, argv, "eval")
     target = writable_or_dash(asked.json)
-    show: Callable[[str], None] = (lambda text: None) if target == "-" else partial(print, flush=True)
     try:
         runs, unread = read_runs(list(asked.folders))
     except NoRunsError as error:
@@ -102,24 +101,28 @@ def eval_command(argv: Sequence[str]) -> int:
     meter = Meter(describe_device("cpu"))
     meter.start()
     try:
-        played = list(play(runs, how, left_out, show))
+        with lines(quiet=target == "-") as (show, going_on):
+            played = list(play(runs, how, left_out, show, going_on))
     finally:
         meter.stop()
     if not played:
         name, reason = next(iter(left_out.items()))
         others = f" (and {len(left_out) - 1} more)" if len(left_out) > 1 else ""
-        raise InputError(f"{name}{others} {reason}")
+        raise InputError(f"{name}{others}: {reason}")
     for name, reason in left_out.items():
-        print(f"left out: {name} {reason}", file=sys.stderr)
+        print(f"left out: {name}: {reason}", file=sys.stderr)
     groups, reading = over_seeds(played), meter.read()
-    for line in [*map(in_words, groups), took(played, reading)]:
-        show(line)
     if target is not None:
         write_json(target, as_json(played, groups, left_out, asked, reading))
+    if target != "-":
+        print("\n".join([*map(in_words, groups), took(played, reading)]))
     return 0
 
 
-def play(runs: Sequence[Run], how: Asked, left_out: dict[str, str], show: Callable[[str], None]) -> Iterator[Played]:
+Show = Callable[[str], None]
+
+
+def play(runs: Sequence[Run], how: Asked, left_out: dict[str, str], show: Show, going_on: Show) -> Iterator[Played]:
     """Every run that can play; ``left_out`` is told of the others."""
     from envs.registry import UnknownEnv
     from runs.final_agent import check, play_again
@@ -127,36 +130,41 @@ def play(runs: Sequence[Run], how: Asked, left_out: dict[str, str], show: Callab
     able: list[Run] = []
     for run in runs:
         try:
-            check(run.folder, run.record, how)
+            check(run.folder, run.record, run.total.status, how)
             able.append(run)
         except (InputError, UnknownEnv) as error:
-            left_out[run.id] = f"cannot play: {error}"
+            left_out[run.id] = str(error)
     if able:
         width = max(len(run.id) for run in able)
         show(row("", width, HEAD))
-    with going_on() as tell:
-        for run in able:
-            try:
-                rules, evaluation = play_again(run.folder, run.record, how, partial(tell, run.id))
-            except InputError as error:
-                left_out[run.id] = f"cannot play: {error}"
-                continue
-            done = Played(run, rules, evaluation)
-            show(row(run.id, width, cells(done)))
-            yield done
+    for run in able:
+        going_on(f"{run.id} begins")
+
+        def tell(over: int, of: int, name: str = run.id) -> None:
+            going_on(f"{name}: {units.count(over)} of {units.count(of)} games over")
+
+        try:
+            done = Played(run, *play_again(run.folder, run.record, how, tell))
+        except InputError as error:
+            left_out[run.id] = str(error)
+            continue
+        show(row(run.id, width, cells(done)))
+        yield done
 
 
 @contextmanager
-def going_on() -> Iterator[Callable[[str, int, int], None]]:
-    """Shows below the lines on a terminal how many games of a run are over; nothing where output is piped."""
-    from rich.console import Console
+def lines(quiet: bool) -> Iterator[tuple[Show, Show]]:
+    """What shows a line, and what tells of what is going on: on a terminal below the lines, elsewhere not at all."""
+    if quiet:
+        yield lambda text: None, lambda text: None
+    elif sys.stdout is None or not sys.stdout.isatty():
+        yield partial(print, flush=True), lambda text: None
+    else:
+        from rich.console import Console
 
-    console = Console(highlight=False)  # of standard output: rich leads what is printed meanwhile to its console
-    if not console.is_terminal:
-        yield lambda run, over, of: None
-        return
-    with console.status("") as status:
-        yield lambda run, over, of: status.update(f"{run}: {over} of {units.count(of)} games over")
+        console = Console(highlight=False)
+        with console.status("") as status:  # wide lines are the terminal's to break
+            yield partial(console.print, markup=False, soft_wrap=True), status.update
 
 
 def row(name: str, width: int, rest: Sequence[str]) -> str:
@@ -177,27 +185,25 @@ def cells(played: Played) -> list[str]:
 
 
 def over_seeds(played: Sequence[Played]) -> list[dict[str, Any]]:
-    """Runs that differ in their seed alone, two and more: the centre of their means with its interval, as reports have it."""
+    """Finished runs that differ in their seed alone, two and more: the centre of their means with its interval, pooled as in reports."""
     from analysis.across import centre
+    from analysis.comparisons import group, pool
     from analysis.statistics import estimator
-    from analysis.tables import comparison_key
 
-    alike: dict[str, list[Played]] = {}
-    for one in played:
-        alike.setdefault(f"{comparison_key(one.run)} {one.rules.name}", []).append(one)
+    means = {one.run.id: one.mean for one in played}
+    pooled = [pool(alike)[0] for alike in group([one.run for one in played])]
     return [
         {
-            "agent": first.run.record.agent,
-            "env": first.run.record.env.id,
-            "budget": first.run.record.budget,
-            "protocol": first.rules.name,
-            "runs": [one.run.id for one in group],
-            "estimator": estimator(len(group)),
+            "agent": runs[0].record.agent,
+            "env": runs[0].record.env.id,
+            "budget": runs[0].record.budget,
+            "protocol": next(one.rules.name for one in played if one.run is runs[0]),
+            "runs": [run.id for run in runs],
+            "estimator": estimator(len(runs)),
         }
-        | centre([one.mean for one in group])
-        for group in alike.values()
-        for first in group[:1]
-        if len(group) > 1
+        | centre([means[run.id] for run in runs])
+        for runs in pooled
+        if len(runs) > 1
     ]
 
 
@@ -222,7 +228,7 @@ def took(played: Sequence[Played], reading: MeterReading) -> str:
         sign = "" if energy.method == MEASURED else "about "
         cost = f"{sign}{units.energy(energy.joules)} ({units.energy_range(energy.joules, energy.low_j, energy.high_j)})"
     games = sum(len(one.returns) for one in played)
-    return f"{units.count(games)} games, {units.count(frames)} frames{play} in {units.duration(reading.wall_s)}, {cost}"
+    return f"{units.count(games)} game{'s' * (games > 1)}, {units.count(frames)} frames{play} in {units.duration(reading.wall_s)}, {cost}"
 
 
 def as_json(

@@ -81,10 +81,17 @@ def writable_or_dash(target: str | None) -> Path | Literal["-"] | None:
 def write_json(target: Path | Literal["-"], content: Any) -> None:
     """Raises DiskError."""
     words = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    if target == "-":
+    if target != "-":
+        write_whole(target, words.encode())
+    elif sys.stdout is not None:  # it was closed: `>&-`
         sys.stdout.write(words)
-        return
+
+
+def write_whole(target: Path, content: bytes) -> None:
+    """The whole file or none of it, what a link leads to, or into a pipe. Raises DiskError: minutes of work are lost, no input was bad."""
+    from analysis.report import ReportError, write_files
+
     try:
-        target.write_text(words, encoding="utf-8")
-    except OSError as error:
-        raise DiskError(f"{target} cannot be written: {error.strerror}") from error
+        write_files({target: content})
+    except ReportError as error:
+        raise DiskError(str(error)) from error

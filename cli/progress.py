@@ -97,7 +97,9 @@ class ProgressLine:
         if progress.status == "running" and not progress.steps_per_s:
             pace = "set up" if progress.wall_s == self.first.wall_s else pace
             if progress.evaluating:
-                pace = f"evaluating, {progress.evaluating[0]} of {units.count(progress.evaluating[1])} games played"
+                pace = (
+                    f"evaluating, {units.count(progress.evaluating[0])} of {units.count(progress.evaluating[1])} games played"
+                )
         parts += [f"{progress.fraction:4.0%}", pace]
         if told := score(progress.eval_score):
             parts.append(f"score {told}")

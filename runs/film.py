@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from envs.registry import EnvSpec, spec
 from envs.screens import screens
 from runs.config import InputError
-from runs.evaluate import evaluate, game_seeds, played_out
+from runs.evaluate import MOST_GAME_STEPS, evaluate, game_seeds, played_out
 from runs.final_agent import FIRST_INDEX, Asked, FinalAgent
 from runs.schema import RunRecord
 
@@ -44,7 +45,7 @@ class Film:
 
 
 def film(folder: Path, record: RunRecord, asked: Asked, seconds: float) -> Film:
-    """The game that ``play_again`` plays first when one is asked for, or its first seconds.
+    """The game that ``play_again`` plays first when one is asked for, or its first seconds, or as much as fits into memory.
 
     Raises:
         InputError: the agent cannot be loaded.
@@ -53,20 +54,24 @@ def film(folder: Path, record: RunRecord, asked: Asked, seconds: float) -> Film:
     index = FIRST_INDEX + asked.seed
     game = screens(env_spec, rules, game_seeds(record.seed, index, 1)[0])
     shown = Film(env_spec, [game.screen()], [0.0], [0], False, rules.name, 0.0)
+    most = pictures_that_fit(shown.screens[0])
     over = False
 
     def watch(actions: NDArray[Any], rewards: NDArray[Any], done: NDArray[Any], frames: NDArray[Any]) -> None:
         nonlocal over
         reward, ended = game.step(int(actions[0]))
-        if reward != rewards[0] or (ended and not done[0]):
+        played = shown.frames[-1] + int(frames[0])
+        limit = rules.max_eval_episode_frames if env_spec.kind == "atari" else None  # the World's own, as MOST_GAME_STEPS
+        cut = len(shown.screens) >= MOST_GAME_STEPS or (limit is not None and played >= limit)
+        if reward != rewards[0] or (ended != done[0] and not cut):
             raise RuntimeError("the game that is shown is not the one that is played")
         over = bool(done[0])
         shown.screens.append(game.screen())
         shown.scores.append(shown.scores[-1] + reward)
-        shown.frames.append(shown.frames[-1] + int(frames[0]))
+        shown.frames.append(played)
 
     def enough() -> bool:
-        return len(shown.screens) * shown.step_s > seconds
+        return len(shown.screens) * shown.step_s > seconds or len(shown.screens) >= most
 
     try:
         games = evaluate(agent, [record.env.id], rules.name, 1, index, stop=enough, epsilon=asked.epsilon, watch=watch)
@@ -76,28 +81,52 @@ def film(folder: Path, record: RunRecord, asked: Asked, seconds: float) -> Film:
     return Film(env_spec, shown.screens, shown.scores, shown.frames, over, rules.name, epsilon)
 
 
+@dataclass(frozen=True)
+class Captioned:
+    """The screens as they are shown, each drawn when it is asked for: together they would take gigabytes."""
+
+    shown: Film
+    title: str
+    first: int = 0
+
+    def __iter__(self) -> Iterator[Image.Image]:  # from the first again each time: PNG's writer looks at all of them before
+        font = ImageFont.load_default(size=14)
+        for k, screen in enumerate(self.shown.screens[self.first :], self.first):
+            yield captioned(screen, font, (self.title, progress(self.shown, k)))
+
+
 def moving_picture(shown: Film, title: str, suffix: str) -> bytes:
     """The file, endlessly repeated. ``suffix``: one of FORMATS; ``title`` is written below the screen, with score and time."""
-    larger = max(1, round(HEIGHT / shown.screens[0].shape[0]))
-    font = ImageFont.load_default(size=14)
-    pictures = [captioned(screen, larger, font, (title, progress(shown, k))) for k, screen in enumerate(shown.screens)]
     content = io.BytesIO()
-    pictures[0].save(
+    next(iter(Captioned(shown, title))).save(
         content,
         format=FORMATS[suffix],
         save_all=True,
-        append_images=pictures[1:],
-        duration=durations_ms(len(pictures), shown.step_s),
+        append_images=Captioned(shown, title, first=1),
+        duration=durations_ms(len(shown.screens), shown.step_s),
         loop=0,
         **({"lossless": True} if suffix == ".webp" else {}),
     )
     return content.getvalue()
 
 
+def enlarged(screen: NDArray[np.uint8]) -> tuple[int, int]:
+    """Width and height at which a screen is shown."""
+    larger = max(1, round(HEIGHT / screen.shape[0]))
+    return screen.shape[1] * larger, screen.shape[0] * larger
+
+
+def pictures_that_fit(screen: NDArray[np.uint8]) -> int:
+    """How many can be held: Pillow's writers keep two or three copies of each until the last is there."""
+    width, height = enlarged(screen)
+    each = screen.nbytes + 3 * 3 * width * (height + STRIP)
+    return max(2, int(0.8 * psutil.virtual_memory().available / each))
+
+
 def captioned(
-    screen: NDArray[np.uint8], larger: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, lines: Sequence[str]
+    screen: NDArray[np.uint8], font: ImageFont.FreeTypeFont | ImageFont.ImageFont, lines: Sequence[str]
 ) -> Image.Image:
-    height, width = screen.shape[0] * larger, screen.shape[1] * larger
+    width, height = enlarged(screen)
     picture = Image.new("RGB", (width, height + STRIP))
     picture.paste(Image.fromarray(screen).resize((width, height), Image.Resampling.NEAREST), (0, 0))
     draw = ImageDraw.Draw(picture)

@@ -20,8 +20,8 @@ from envs.protocols import Protocol
 from envs.registry import protocol_of, spec
 from runs.config import InputError
 from runs.evaluate import Evaluation, evaluate, played_out
-from runs.folder import load_policy
-from runs.schema import FINAL_CHECKPOINT, FINAL_SB3_CHECKPOINT, RunRecord
+from runs.folder import load_policy, unloadable
+from runs.schema import DIVERGED, FAILED, FINAL_CHECKPOINT, FINAL_SB3_CHECKPOINT, KILLED, RUNNING, RunRecord
 
 FIRST_INDEX = 2**32
 """Evaluations of a training are numbered from 1, and an evaluation's games follow from its number: none of theirs is played again."""
@@ -30,16 +30,30 @@ FIRST_INDEX = 2**32
 class FinalAgent:
     """What a finished or interrupted run has learned, as a :class:`runs.evaluate.Player` of one seed.
 
-    Of our own agents nothing in the file is executed; stable-baselines3 unpickles its own. Raises InputError where it cannot be loaded.
+    Of our own agents nothing in the file is executed; stable-baselines3 unpickles its own. Raises InputError where it cannot be loaded,
+    or plays something else.
     """
 
     def __init__(self, folder: Path, record: RunRecord) -> None:
         self.seeds = (record.seed,)
         file = folder / checkpoint_file(record)
-        model = load_baseline(file, record.agent) if is_baseline(record.agent) else load_policy(file)
+        if is_baseline(record.agent):
+            model = load_baseline(file, record.agent)
+            self._obs_shape, actions = tuple(model.observation_space.shape), int(model.action_space.n)
+        else:
+            model = load_policy(file)
+            self._obs_shape, actions = model.obs_shape, model.num_actions
         self._predict: Callable[..., tuple[NDArray[Any], Any]] = model.predict
+        if actions != (here := spec(record.env.id).num_actions):
+            raise InputError(
+                f"{file} has learned to choose from {actions} actions, {record.env.id} has {here}: it is another run's"
+            )
 
     def greedy(self, obs: NDArray[Any]) -> NDArray[np.int64]:
+        if obs.shape[1:] != self._obs_shape:
+            raise InputError(
+                f"its agent sees observations {self._obs_shape}, the environment's are {obs.shape[1:]}: it is another run's"
+            )
         return self._predict(obs, deterministic=True)[0].astype(np.int64)
 
 
@@ -51,12 +65,11 @@ def load_baseline(file: Path, agent: str) -> Any:
     """A model of stable-baselines3. Raises InputError."""
     from runs.baselines import algorithm_of  # importing stable-baselines3 takes seconds
 
+    algorithm = algorithm_of(agent)
     try:
-        return algorithm_of(agent).load(file, device="cpu")
-    except InputError:
-        raise
+        return algorithm.load(file, device="cpu")
     except Exception as error:  # whatever a damaged archive makes of unpickling
-        raise InputError(f"{file} is no checkpoint that can be loaded: {str(error).splitlines()[0]}") from error
+        raise unloadable(file, error) from error
 
 
 @dataclass(frozen=True)
@@ -81,18 +94,26 @@ class Asked:
         return protocol_of(spec(record.env.id), self.protocol or record.env.protocol)
 
 
-def check(folder: Path, record: RunRecord, asked: Asked) -> None:
-    """Whether a run can play so at all, before anything is loaded.
+NOT_FINAL = {
+    RUNNING: "it trains still",
+    KILLED: "it was ended by force; the same command with --resume goes on",
+    FAILED: "it failed; the same command with --resume goes on",
+    DIVERGED: "it diverged, and what was saved is an agent from before",
+}
+
+
+def check(folder: Path, record: RunRecord, status: str, asked: Asked) -> None:
+    """Whether a run of that status can play so at all, before anything is loaded.
 
     Raises:
-        InputError: it has no final agent.
+        InputError: it has no final agent. While it trains the file holds that of the last checkpoint.
         UnknownEnv: the environment is not ours, or has no such protocol.
     """
     asked.rules(record)
+    if status in NOT_FINAL:
+        raise InputError(f"it has no final agent: {NOT_FINAL[status]}")
     if not (folder / checkpoint_file(record)).exists():
-        raise InputError(
-            f"no {checkpoint_file(record)}: it trains still, was ended by force (--resume goes on), or another program's"
-        )
+        raise InputError(f"it has no final agent: no {checkpoint_file(record)}, so it is another program's, or lost that file")
 
 
 def play_again(
@@ -101,7 +122,7 @@ def play_again(
     """Play the games to their end, by which rules. ``tell`` hears about once a second how many of how many are over.
 
     Raises:
-        InputError: the agent cannot be loaded.
+        InputError: the agent cannot be loaded, or is of another environment.
     """
     rules, agent = asked.rules(record), FinalAgent(folder, record)
     episodes = asked.episodes or rules.eval_episodes

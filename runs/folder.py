@@ -148,9 +148,13 @@ def load_policy(checkpoint: Path) -> Policy:
 
     try:
         return Policy.from_state(torch.load(checkpoint, weights_only=True))
-    except (OSError, KeyError, TypeError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{checkpoint} is no checkpoint that can be loaded: {reason}") from error
+    except (OSError, EOFError, KeyError, TypeError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        raise unloadable(checkpoint, error) from error
+
+
+def unloadable(checkpoint: Path, error: Exception) -> InputError:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is damaged, or another program's"
+    return InputError(f"{checkpoint} is no checkpoint that can be loaded: {reason}")
 
 
 def write_atomically(path: Path, content: bytes) -> None:

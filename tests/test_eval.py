@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,33 @@ def test_an_agent_that_learned_more_after_its_last_evaluation_was_not_evaluated(
     assert json.loads(scores.read_text())["runs"][0]["in_training"] is None
 
 
+def test_repeats_and_unfinished_runs_are_no_seeds_more(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in reports: of a seed that was trained twice the newest counts, and one that was interrupted does not beside finished ones."""
+    folder, scores = tmp_path / "results/CartPole-v1/dqn", tmp_path / "scores.json"
+    shutil.copytree(trained / "results/CartPole-v1/dqn", folder)
+    shutil.copytree(folder / "seed0", folder / "seed0-2")
+
+    def pooled() -> list[list[str]]:
+        assert told(capsys, str(tmp_path / "results"), "--episodes", "2", "--json", str(scores))[0] == 0
+        data = json.loads(scores.read_text())
+        assert len(data["runs"]) == 3
+        return [[name.rpartition("/")[2] for name in group["runs"]] for group in data["over_seeds"]]
+
+    ((first, second),) = pooled()
+    assert {first[:5], second} == {"seed0", "seed1"}
+    shutil.copytree(trained / "results/CartPole-v1/dqn/seed1", folder / "seed2")
+    shutil.rmtree(folder / "seed0-2")
+    record = json.loads((folder / "seed2" / schema.RUN_FILE).read_text())
+    (folder / "seed2" / schema.RUN_FILE).write_text(json.dumps(record | {"seed": 2}))
+    assert pooled() == [["seed0", "seed1", "seed2"]]
+    last = replace(schema.read_ledger(folder / "seed2")[-1], status=schema.INTERRUPTED)
+    with (folder / "seed2" / schema.LEDGER_FILE).open("a") as ledger:
+        ledger.write(schema.seal(last))
+    assert pooled() == [["seed0", "seed1"]]
+
+
 def test_who_cannot_play_is_left_out_and_named(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "results"
     shutil.copytree(trained / "results", folder)
@@ -137,9 +165,9 @@ def test_who_cannot_play_is_left_out_and_named(trained: Path, tmp_path: Path, ca
     assert list(data["left_out"]) == ["CartPole-v1/double/seed0", "CartPole-v1/dqn/seed0", "CartPole-v1/dqn/seed1"]
     lines = errors.splitlines()
     assert len(lines) == 3
-    assert all(line.startswith(f"left out: {name} ") for line, name in zip(lines, data["left_out"], strict=True))
+    assert all(line.startswith(f"left out: {name}: ") for line, name in zip(lines, data["left_out"], strict=True))
     assert "run.json" in lines[0]
-    assert "no checkpoints/final.pt" in lines[1]
+    assert "it has no final agent: no checkpoints/final.pt" in lines[1]
     assert "no checkpoint that can be loaded" in lines[2]
     assert data["runs"][0]["std_error"] is None, "one game says nothing of its spread"
 
@@ -173,7 +201,7 @@ def test_lines_go_where_output_goes_and_a_terminal_shows_how_far_it_is(trained: 
 def test_where_nobody_can_play_so_it_is_bad_input(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, output, errors = told(capsys, str(trained / "results/CartPole-v1"), "--protocol", "nature")
     assert (code, output) == (2, "")
-    says = "cannot play: protocol 'nature' does not apply to CartPole-v1: choose control"
-    assert errors == f"playmeter: CartPole-v1/double/seed0 (and 2 more) {says}\n"
+    says = "protocol 'nature' does not apply to CartPole-v1: choose control"
+    assert errors == f"playmeter: CartPole-v1/double/seed0 (and 2 more): {says}\n"
     assert told(capsys, str(trained / "results"), "--epsilon", "2")[0] == 2
     assert told(capsys, str(trained / "results"), "--episodes", "0")[0] == 2

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -16,7 +18,7 @@ from envs import make, spec
 from envs.protocols import PROTOCOLS
 from envs.screens import screens
 from runs import schema
-from runs.film import STRIP, Film, durations_ms, film, moving_picture
+from runs.film import STRIP, Film, durations_ms, film, moving_picture, pictures_that_fit
 from runs.final_agent import Asked, play_again
 from tests.runs.test_final_agent import trained
 
@@ -30,7 +32,7 @@ def cartpole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     ("env", "changes"),
-    [("CartPole-v1", {}), ("MountainCar-v0", {}), ("MinAtar/SpaceInvaders-v1", {}), ("ALE/Boxing-v5", ATARI)],
+    [("CartPole-v1", {}), ("MountainCar-v0", {}), ("MinAtar/SpaceInvaders-v1", {}), ("ALE/Riverraid-v5", ATARI)],
 )
 def test_the_game_that_is_shown_is_the_one_that_is_played(env: str, changes: dict[str, Any], tmp_path: Path) -> None:
     """Random actions and sticky ones included: score and length are those of the same agent's game without screens."""
@@ -47,16 +49,40 @@ def test_the_game_that_is_shown_is_the_one_that_is_played(env: str, changes: dic
     assert {screen.dtype for screen in shown.screens} == {np.dtype(np.uint8)}
 
 
-def test_a_game_that_goes_another_way_is_not_shown(cartpole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of ten games, since a pole that falls later is not noticed."""
+@pytest.mark.parametrize("seed", [1, 3])
+def test_a_game_that_goes_another_way_is_not_shown(seed: int, cartpole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether its pole falls sooner or later."""
     monkeypatch.setattr("runs.film.game_seeds", lambda seed, index, lanes: [7])
-
-    def show_ten() -> None:
-        for seed in range(10):
-            film(cartpole, schema.read_run(cartpole), Asked(seed=seed, epsilon=1.0), 60)
-
     with pytest.raises(RuntimeError, match="not the one that is played"):
-        show_ten()
+        film(cartpole, schema.read_run(cartpole), Asked(seed=seed, epsilon=1.0), 60)
+
+
+def test_a_game_that_the_world_ends_by_itself_is_shown_to_that_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The emulator would go on at the protocol's limit of frames, and a MinAtar game for ever."""
+    folder = trained(tmp_path, env="ALE/Riverraid-v5", **ATARI)
+    short = replace(PROTOCOLS["sticky"], max_eval_episode_frames=60)
+    monkeypatch.setitem(PROTOCOLS, "sticky", short)
+    shown = film(folder, schema.read_run(folder), Asked(), 60)
+    assert shown.over
+    assert shown.frames[-1] == 60
+    monkeypatch.setattr("runs.evaluate.MOST_GAME_STEPS", 3)
+    monkeypatch.setattr("runs.film.MOST_GAME_STEPS", 3)
+    minatar = trained(tmp_path, env="MinAtar/Breakout-v1", eval_episodes=1)
+    shown = film(minatar, schema.read_run(minatar), Asked(), 60)
+    assert shown.over
+    assert len(shown.screens) - 1 == 3
+
+
+def test_more_pictures_than_fit_into_memory_are_not_kept(
+    cartpole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("runs.film.pictures_that_fit", lambda screen: 4)
+    assert ": the beginning of a game, as much as fits into memory, " in told(capsys, str(cartpole))[1]
+    monkeypatch.undo()
+    screen = np.zeros((210, 160, 3), np.uint8)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=2e9))
+    assert 500 < pictures_that_fit(screen) < 2e9 / (3 * 320 * 464), "a captioned picture is 445 kB"
 
 
 def test_ataris_screens_are_what_the_agent_sees_in_colour() -> None:
@@ -78,7 +104,7 @@ def test_ataris_screens_are_what_the_agent_sees_in_colour() -> None:
 
 
 def test_the_beginning_of_a_game_is_as_long_as_was_asked(tmp_path: Path) -> None:
-    folder = trained(tmp_path, env="ALE/Boxing-v5", **ATARI)
+    folder = trained(tmp_path, env="ALE/Riverraid-v5", **ATARI)
     shown = film(folder, schema.read_run(folder), Asked(), seconds=2)
     assert not shown.over
     assert len(shown.screens) == pytest.approx(2 * 15, abs=2)
@@ -156,7 +182,7 @@ def test_bad_input_leaves_nothing_behind(
         (["nowhere"], "nowhere does not exist"),
         (["empty"], "empty holds no run"),
         ([str(two)], "holds 2 runs: name one of them"),
-        ([str(lost)], "no checkpoints/final.pt"),
+        ([str(lost)], "lost/CartPole-v1/dqn/seed3: it has no final agent: no checkpoints/final.pt"),
         ([str(cartpole), "--out", "game.mp4"], "game.mp4 should end in .gif, .webp, .png"),
         ([str(cartpole), "--out", "nowhere/game.gif"], "make that folder first"),
         ([str(cartpole), "--seconds", "0"], "--seconds is 0"),
