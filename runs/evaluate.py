@@ -66,8 +66,10 @@ def evaluate(
 
     Every lane plays a fixed number of games, so that short games are not counted more often than long ones. The games of
     evaluation ``index`` follow from the seed and the index alone. Where seeds play several environments, each of these ends when its
-    own games are over. ``epsilon``: of actions at random, the protocol's where it is None. ``watch`` sees every step. A game without a time limit, which a policy may never end, counts
-    with the score that it has after ``MOST_GAME_STEPS``.
+    own games are over. A game without a time limit, which a policy may never end, counts with the score that it has after
+    ``MOST_GAME_STEPS``.
+
+    ``epsilon``: of actions at random, the protocol's where it is None. ``watch`` sees every step.
     """
     seeds = player.seeds
     lanes = episodes if not games[0].startswith("ALE/") else min(episodes, MAX_ATARI_LANES)

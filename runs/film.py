@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -34,9 +34,7 @@ class Film:
     screens: list[NDArray[np.uint8]]
     scores: list[float]
     frames: list[int]  # after the no-op start
-    over: bool  # the game ended; else it was left when the time was over
-    protocol: str
-    epsilon: float
+    over: bool = False  # the game ended; else it was left when the time was over
 
     @property
     def step_s(self) -> float:
@@ -53,9 +51,8 @@ def film(folder: Path, record: RunRecord, asked: Asked, seconds: float) -> Film:
     rules, agent, env_spec = asked.rules(record), FinalAgent(folder, record), spec(record.env.id)
     index = FIRST_INDEX + asked.seed
     game = screens(env_spec, rules, game_seeds(record.seed, index, 1)[0])
-    shown = Film(env_spec, [game.screen()], [0.0], [0], False, rules.name, 0.0)
+    shown, over = Film(env_spec, [game.screen()], [0.0], [0]), False
     most = pictures_that_fit(shown.screens[0])
-    over = False
 
     def watch(actions: NDArray[Any], rewards: NDArray[Any], done: NDArray[Any], frames: NDArray[Any]) -> None:
         nonlocal over
@@ -74,11 +71,10 @@ def film(folder: Path, record: RunRecord, asked: Asked, seconds: float) -> Film:
         return len(shown.screens) * shown.step_s > seconds or len(shown.screens) >= most
 
     try:
-        games = evaluate(agent, [record.env.id], rules.name, 1, index, stop=enough, epsilon=asked.epsilon, watch=watch)
-        epsilon = played_out(games).epsilon
+        played_out(evaluate(agent, [record.env.id], rules.name, 1, index, stop=enough, epsilon=asked.epsilon, watch=watch))
     finally:
         game.close()
-    return Film(env_spec, shown.screens, shown.scores, shown.frames, over, rules.name, epsilon)
+    return replace(shown, over=over)
 
 
 @dataclass(frozen=True)
