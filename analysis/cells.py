@@ -81,6 +81,15 @@ def _energy(entry: Mapping[str, Any], notes: Iterable[str] = ()) -> Cell:
     return Cell(sentences.energy_text(dict(entry)), entry["kwh"], (*spread, *notes), more)
 
 
+def _frames(entry: Mapping[str, Any], notes: Iterable[str] = ()) -> Cell:
+    """Frames of training, and beside them those of the evaluations: time and energy hold both."""
+    tested = entry["eval_frames"]
+    return Cell(
+        units.count(entry["frames"]), entry["frames"],
+        (*notes, *[f"+ {units.count(tested)} in evaluations"] * bool(tested)), {"in evaluations": tested},
+    )  # fmt: skip
+
+
 def _play(hours: float | None, reason: str | None) -> Cell:
     return Cell(units.duration(None if hours is None else hours * 3600), hours, ("no physical time",) if reason else ())
 
@@ -141,7 +150,7 @@ def _agent(c: Mapping[str, Any], rented: bool) -> list[Cell]:
     how += [f"without {sentences.source_name(source)}" for source in energy["absent"]] + ["short window"] * c["short_window"]
     return [
         _name(c, (f"{c['n_runs']} seed{'s' if c['n_runs'] != 1 else ''} · {c['budget']}", *c["notes"])), _score(score, kind),
-        Cell(units.count(c["frames"]), c["frames"], (f"{units.count(c['steps'])} steps",)), _play(c["human_play_h"], c["human_play_reason"]),
+        _frames(c, (f"{units.count(c['steps'])} steps",)), _play(c["human_play_h"], c["human_play_reason"]),
         _hours(c["wall_h"]), _gpu(c["gpu_h"]), Cell(units.hours(c["cpu_h"]), c["cpu_h"]),
         *_meaning(c, _energy(energy, how), rented), Cell(units.flops(c["flops"]), c["flops"]),
     ]  # fmt: skip
@@ -245,7 +254,7 @@ def spent(name: str, suite: Mapping[str, Any], looks: Sequence[Series]) -> Table
     columns = [("Agent", ""), ("Runs", ""), ("Frames", ""), ("Human play", "h"), ("Time", "h"), ("GPU-hours", "h"), ("CPU-hours", "h"),
                *MEANING, *RENT * rented, ("Model FLOPs", "")]  # fmt: skip
     rows = [
-        [Cell(agent, agent), Cell(str(t["n_runs"]), t["n_runs"]), Cell(units.count(t["frames"]), t["frames"]), _play(t["human_play_h"], t["human_play_reason"]),
+        [Cell(agent, agent), Cell(str(t["n_runs"]), t["n_runs"]), _frames(t), _play(t["human_play_h"], t["human_play_reason"]),
          _hours(t["wall_h"]), _gpu(t["gpu_h"]), Cell(units.hours(t["cpu_h"]), t["cpu_h"]),
          *_meaning(t, _energy(t, (t["method"],) if t["kwh"] is not None else ()), rented), Cell(units.flops(t["flops"]), t["flops"])]
         for agent, t in totals.items()

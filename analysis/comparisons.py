@@ -70,7 +70,7 @@ def _compare(
         "finished": all(run.total.status == schema.FINISHED for run in runs),
         "n_unfinished": len(unfinished), "unfinished": [run.id for run in unfinished], "repeats": [run.id for run in repeats],
         "score": _score(runs), "returns": runs[0].returns, "imported": (record.imported or {}).get("format"),
-        "frames": mean["frames"], "steps": mean["steps"], "updates": mean["updates"],
+        "frames": mean["frames"], "steps": mean["steps"], "updates": mean["updates"], "eval_frames": mean["eval_frames"],
         "human_play_h": mean["human_play_h"], "human_play_reason": tables.no_play(runs[0]),
         "wall_h": convert.hours(mean["wall_s"]), "gpu_h": convert.hours(mean["gpu_allocated_s"]), "cpu_h": convert.hours(mean["cpu_s"]),
         "flops": mean["flops"], **convert.meaning(tables.kwh(mean), at), **convert.rent(convert.hours(mean["gpu_allocated_s"]), at),
@@ -170,6 +170,7 @@ def _total(total: dict[str, Any], at: Rates) -> dict[str, Any]:
     kwh = tables.kwh(total)
     return {
         "frames": total["frames"], "consumed_frames": total["consumed_frames"], "lost_frames": total["lost_frames"],
+        "eval_frames": total["eval_frames"],
         "human_play_h": total["human_play_h"], "wall_h": convert.hours(total["process_wall_s"]),
         "gpu_h": convert.hours(total["gpu_allocated_s"]), "cpu_h": convert.hours(total["cpu_s"]), **kwh, "flops": total["flops"],
         **convert.meaning(kwh, at), **convert.rent(convert.hours(total["gpu_allocated_s"]), at),

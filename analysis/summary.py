@@ -54,7 +54,8 @@ training ONE seed cost. ``total`` is the sum over everything that was spent, unf
     score {estimator, iqm, low, high, mean, confidence, n, per_seed {seed: score}, at_steps {min, max}, human_normalised}
                                               interval null with one seed; iqm equals the mean below 4 seeds
     returns, imported                         as of a run; imported is the format alone
-    frames, steps, updates, human_play_h, human_play_reason, wall_h, gpu_h, cpu_h, flops
+    frames, steps, updates, eval_frames, human_play_h, human_play_reason, wall_h, gpu_h, cpu_h, flops
+                                              eval_frames: played in evaluations beside frames; in time, energy and FLOPs, not in play
     co2_kg, low_co2_kg, high_co2_kg, cost_usd, low_cost_usd, high_cost_usd, brain_h, coffees   as of a run
     gpu_rent_usd, low_gpu_rent_usd, high_gpu_rent_usd   as of a run
     energy {kwh, low_kwh, high_kwh, method, grade, absent}
@@ -62,7 +63,7 @@ training ONE seed cost. ``total`` is the sum over everything that was spent, unf
                          wall_h, gpu_h, flops, per_seed_frames, kwh, low_kwh, high_kwh, and what it means as of a run}}
                                               at the first evaluation that reached it; median over seeds, one that never did
                                               counting as the most expensive
-    total {frames, consumed_frames, lost_frames, human_play_h, wall_h, gpu_h, cpu_h, flops, kwh, low_kwh, high_kwh, method,
+    total {frames, consumed_frames, lost_frames, eval_frames, human_play_h, wall_h, gpu_h, cpu_h, flops, kwh, low_kwh, high_kwh, method,
            and what it means as of a run}
                                               wall_h: seeds that train in one process at the same time count once
     short_window, notes [text]

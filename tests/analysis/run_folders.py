@@ -47,10 +47,11 @@ def write_run(
     status: str = schema.FINISHED,
     reached: float = 1.0,
     notes: list[str] | None = None,
+    eval_frames: int | None = 8000,
     **changes: Any,
 ) -> Path:
     """One run folder. ``scores``: one an evaluation at even distances, or a function of progress; ``reached``: how much of the
-    budget was done; ``notes``: the meter's; ``changes`` replace fields of run.json."""
+    budget was done; ``notes``: the meter's; ``eval_frames``: played in evaluations; ``changes`` replace fields of run.json."""
     rng = random.Random(f"{agent} {env.id} {seed}")
     folder.mkdir(parents=True)
     record = schema.RunRecord(
@@ -78,9 +79,8 @@ def write_run(
             now = datetime.now(UTC).isoformat(
                 timespec="seconds"
             )  # of a run under way; one that wrote nothing since January was killed
-            file.write(
-                schema.seal(replace(line, notes=notes or [], time_utc=now if status == schema.RUNNING else line.time_utc))
-            )
+            when = now if status == schema.RUNNING else line.time_utc
+            file.write(schema.seal(replace(line, notes=notes or [], time_utc=when, eval_frames=eval_frames)))
     with (folder / schema.MONITOR_FILE).open("w") as file:
         file.write('#{"t_start": 0.0, "env_id": "x"}\nr,l,t,frames\n')
         for episode in range(120):
@@ -117,7 +117,7 @@ def _ledger_line(
     on_gpu = record.device["type"] == "cuda"
     return schema.LedgerLine(
         status=status, time_utc="2026-01-01T10:05:00+00:00", lineage=counts, consumed=replace(counts, frames=counts.frames + 400),
-        eval_frames=8000, boot_frames=0, wall_s=wall_s * progress,
+        eval_frames=None, boot_frames=0, wall_s=wall_s * progress,
         active_s={"act": 20 * progress, "learn": 50 * progress, "env": 8 * progress, "eval": 5 * progress},
         cpu_s=90 * progress * record.share, gpu_allocated_s=wall_s * progress * record.share if on_gpu else 0.0,
         gpu_busy_s=wall_s * 0.6 * progress * record.share if on_gpu else None, energy=_share(energy, progress),

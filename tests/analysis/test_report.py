@@ -316,6 +316,22 @@ def test_co2_and_money_stand_in_page_tables_markdown_and_json_with_what_they_res
     assert "U.S. Energy Information Administration" in anywhere
 
 
+def test_frames_of_evaluations_stand_beside_those_of_training_where_they_are_known(results, tmp_path):
+    """Two seeds of a: 80,000 and 20,000 frames of evaluation, 50,000 a seed; of one of b's two seeds nobody counted them; c had none."""
+    pong = replace(BREAKOUT, id="ALE/Pong-v5")
+    for env in (BREAKOUT, pong):
+        for seed in (0, 1):
+            for agent, played in {"a": 80_000 - 60_000 * seed, "b": 7_777 if seed else None, "c": 0}.items():
+                write_run(results / env.id / agent / f"seed{seed}", agent, env, seed, scores=[1.0, 2.0], eval_frames=played)
+    summary = write_report([results], tmp_path / "r.html", None, ANYWHERE, tmp_path / "r.md")
+    of = {(c["agent"], c["env"]): c for c in summary["comparisons"]}
+    assert [of[agent, pong.id]["eval_frames"] for agent in "abc"] == [50_000, None, 0]
+    assert [of[agent, pong.id]["total"]["eval_frames"] for agent in "abc"] == [100_000, None, 0]
+    assert [summary["suites"][0]["totals"][agent]["eval_frames"] for agent in "abc"] == [200_000, None, 0]
+    for text in (text_of((tmp_path / "r.html").read_text()), (tmp_path / "r.md").read_text()):
+        assert re.findall(r"\+ (\S+) in evaluations", text) == ["200,000", "50,000", "50,000"]
+
+
 def test_the_rent_of_a_gpu_stands_beside_its_energy_where_a_price_was_given(results, tmp_path):
     """83 s of a whole GPU at 36 USD an hour are 0.83 USD; half-way, where the level was reached, it is half of that."""
     for agent in "ab":
