@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ import numpy as np
 from tyro.conf import Positional
 
 from analysis import units
+from cli import INTERRUPTED, PREEMPTED
+from cli.ending import ignore_signals
 from cli.parsing import parse, writable_or_dash, write_json
 from cli.train import human_share
 from runs.config import InputError
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from runs.evaluate import Evaluation
     from runs.final_agent import Asked
     from runs.meter import MeterReading
+    from runs.stopping import Stop
 
 HEAD = ("games", "mean ± std. error", "median", "lowest to highest", "of human", "in training")
 
@@ -83,7 +87,7 @@ class Played:
 
 
 def eval_command(argv: Sequence[str]) -> int:
-    """Let final agents play again: a line each, what seeds have in common, and what it took."""
+    """Let final agents play again: a line each, what seeds have in common, and what it took. Ctrl-C leaves those that have played."""
     from analysis.tables import NoRunsError, read_runs
 
     asked: Eval = parse(Eval, argv, "eval")
@@ -95,35 +99,40 @@ def eval_command(argv: Sequence[str]) -> int:
     from runs.final_agent import Asked  # importing torch takes seconds
     from runs.machine import describe_device
     from runs.meter import Meter
+    from runs.stopping import interruptible
 
     how = Asked(asked.episodes, asked.epsilon, asked.protocol, asked.seed)
     left_out = {one.id: one.reason for one in unread}
     meter = Meter(describe_device("cpu"))
     meter.start()
     try:
-        with lines(quiet=target == "-") as (show, going_on):
-            played = list(play(runs, how, left_out, show, going_on))
+        with lines(quiet=target == "-") as (show, going_on), interruptible() as stop:
+            played = list(play(runs, how, left_out, show, going_on, stop))
     finally:
         meter.stop()
-    if not played:
+    if stop():
+        ignore_signals()
+    elif not played:
         name, reason = next(iter(left_out.items()))
         others = f" (and {len(left_out) - 1} more)" if len(left_out) > 1 else ""
         raise InputError(f"{name}{others}: {reason}")
     for name, reason in left_out.items():
         print(f"left out: {name}: {reason}", file=sys.stderr)
     groups, reading = over_seeds(played), meter.read()
-    if target is not None:
+    if target is not None and played:
         write_json(target, as_json(played, groups, left_out, asked, reading))
-    if target != "-":
+    if target != "-" and played:
         print("\n".join([*map(in_words, groups), took(played, reading)]))
+    if stop():
+        return INTERRUPTED if stop.signal == signal.SIGINT else PREEMPTED
     return 0
 
 
 Show = Callable[[str], None]
 
 
-def play(runs: Sequence[Run], how: Asked, left_out: dict[str, str], show: Show, going_on: Show) -> Iterator[Played]:
-    """Every run that can play; ``left_out`` is told of the others."""
+def play(runs: Sequence[Run], how: Asked, left_out: dict[str, str], show: Show, going_on: Show, stop: Stop) -> Iterator[Played]:
+    """Every run that can play, until ``stop()``; ``left_out`` is told of the others."""
     from envs.registry import UnknownEnv
     from runs.final_agent import check, play_again
 
@@ -138,15 +147,21 @@ def play(runs: Sequence[Run], how: Asked, left_out: dict[str, str], show: Show, 
         width = max(len(run.id) for run in able)
         show(row("", width, HEAD))
     for run in able:
+        if stop():
+            left_out[run.id] = "interrupted before it played"
+            continue
         going_on(f"{run.id} begins")
 
         def tell(over: int, of: int, name: str = run.id) -> None:
             going_on(f"{name}: {units.count(over)} of {units.count(of)} games over")
 
         try:
-            done = Played(run, *play_again(run.folder, run.record, how, tell))
+            done = Played(run, *play_again(run.folder, run.record, how, tell, stop))
         except InputError as error:
             left_out[run.id] = str(error)
+            continue
+        if not done.evaluation.complete:
+            left_out[run.id] = "interrupted, its games are not all over"
             continue
         show(row(run.id, width, cells(done)))
         yield done

@@ -117,9 +117,13 @@ def check(folder: Path, record: RunRecord, status: str, asked: Asked) -> None:
 
 
 def play_again(
-    folder: Path, record: RunRecord, asked: Asked, tell: Callable[[int, int], None] = lambda over, of: None
+    folder: Path,
+    record: RunRecord,
+    asked: Asked,
+    tell: Callable[[int, int], None] = lambda over, of: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> tuple[Protocol, Evaluation]:
-    """Play the games to their end, by which rules. ``tell`` hears about once a second how many of how many are over.
+    """Play the games to their end, or until ``stop()``, by which rules. ``tell`` hears about once a second how many of how many are over.
 
     Raises:
         InputError: the agent cannot be loaded, or is of another environment.
@@ -136,5 +140,5 @@ def play_again(
         told_s = time.monotonic()
         return True
 
-    games = evaluate(agent, [record.env.id], rules.name, episodes, FIRST_INDEX + asked.seed, due=due, epsilon=asked.epsilon)
+    games = evaluate(agent, [record.env.id], rules.name, episodes, FIRST_INDEX + asked.seed, stop, due, asked.epsilon)
     return rules, played_out(games, lambda so_far: tell(len(so_far.returns[0]), episodes))

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
+import signal
 import statistics
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -196,6 +199,48 @@ def test_lines_go_where_output_goes_and_a_terminal_shows_how_far_it_is(trained: 
     assert process.wait(timeout=60) == 0
     assert b"Pong-v5/dqn/seed0: 0 of 10 games over" in shown
     assert b"Pong-v5/dqn/seed0     10 " in shown
+
+
+@pytest.mark.parametrize(
+    ("asked_to_end", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)], ids=["Ctrl-C", "the queue's end"]
+)
+def test_who_has_played_is_kept_when_the_rest_is_interrupted(
+    trained: Path, tmp_path: Path, asked_to_end: signal.Signals, code: int
+) -> None:
+    """Three agents have played 100 games each when the fourth, which needs minutes for them, begins."""
+    scores = tmp_path / "scores.json"
+    process = started("eval", "results", "--episodes", "100", "--json", str(scores), cwd=trained)
+    assert process.stdout is not None
+    lines = [process.stdout.readline() for _ in range(4)]
+    process.send_signal(asked_to_end)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert re.fullmatch("left out: Pong-v5/dqn/seed0: interrupted.*\n", errors)
+    data = json.loads(scores.read_text())
+    assert [run["id"] for run in data["runs"]] == [line.split()[0] for line in lines[1:]]
+    assert [len(run["returns"]) for run in data["runs"]] == [100, 100, 100]
+    assert len(data["over_seeds"]) == 1
+    assert list(data["left_out"]) == ["Pong-v5/dqn/seed0"]
+    assert "300 games" in output
+
+
+def test_nothing_is_written_where_nobody_had_played_when_it_was_interrupted(trained: Path, tmp_path: Path) -> None:
+    """The first of two is playing; the second is not begun any more."""
+    folder, scores = tmp_path / "results", tmp_path / "scores.json"
+    for seed in (0, 1):
+        shutil.copytree(trained / "results/ALE/Pong-v5/dqn/seed0", folder / f"seed{seed}")
+    process = started("eval", str(folder), "--episodes", "100", "--json", str(scores), cwd=tmp_path)
+    assert process.stdout is not None
+    process.stdout.readline()
+    time.sleep(3)  # it loads the agent, and plays
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert (process.returncode, output, scores.exists()) == (130, "", False)
+    names = [line.partition(": ")[2] for line in errors.splitlines()]
+    assert [name.rpartition(": ")[2] for name in names] == [
+        "interrupted, its games are not all over",
+        "interrupted before it played",
+    ]
 
 
 def test_where_nobody_can_play_so_it_is_bad_input(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
