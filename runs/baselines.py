@@ -11,6 +11,8 @@ import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields, replace
+from itertools import pairwise
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import gymnasium
@@ -20,22 +22,32 @@ from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.utils import LinearSchedule, obs_as_tensor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from agents.baselines import BaselineConfig, PpoConfig, QrdqnConfig, baseline
-from envs import World
+from agents.config import ConfigError
+from envs import World, make
 from runs.checkpoint import Manifest, State, Store
 from runs.config import DOMAINS, InputError
 from runs.evaluate import Evaluation, played_out
 from runs.flops import FlopCosts
+from runs.folder import unloadable
 from runs.loop import Books, Ended, Evaluated, Event, Heartbeat
 from runs.machine import reserved_vcpus
 from runs.prepare import Job, check_free_memory, check_warm_up, expected_steps, most_steps, open_books, train_world
-from runs.schema import FINAL_SB3_CHECKPOINT, FINISHED, INTERRUPTED, RUNNING
+from runs.schema import FINAL_SB3_CHECKPOINT, FINISHED, INTERRUPTED, RUNNING, RunRecord
 
 OPEN_END_STEPS = 10**11  # more than any run has; where the budget sets no limit. A float still tells its steps apart
+
+TWO = 2
+"""Matmuls and convolutions are proportional to the batch, so that two transitions tell what a batch costs."""
+
+NETWORK = ("policy", "net_arch", "n_quantiles")
+"""Settings of which the shapes of a policy follow."""
 
 # Settings that are no arguments of the library's constructors.
 OURS = {
@@ -331,19 +343,9 @@ def check_buffer(optimized: bool, buffer_size: int, env: VecEnv) -> None:
 
 
 def flop_costs(algorithm: type[BaseAlgorithm], config: BaselineConfig, world: World) -> tuple[FlopCosts, int]:
-    """Count acting, evaluating and the library's own ``train`` on a small model of the same shapes; last, one look of PPO's critic.
-
-    Matmuls and convolutions are proportional to the batch, so that two transitions tell what a batch costs.
-    """
-    two = 2
-    env = DummyVecEnv([lambda: SpacesOnly(world)])
-    # A pass over the two alone, and nothing that could end it early.
+    """Count acting, evaluating and the library's own ``train`` on a small model of the same shapes; last, one look of PPO's critic."""
     ppo = isinstance(config, PpoConfig)
-    small = {"n_steps": two, "n_epochs": 1, "target_kl": None} if ppo else {"buffer_size": 8, "gradient_steps": 1, "n_steps": 1}
-    model: Any = build(
-        algorithm, replace(config, n_envs=1, batch_size=two, **small), env, OPEN_END_STEPS, seed=None, device="cpu"
-    )
-    model.set_logger(Logger(None, []))
+    model = small_model(algorithm, config, world)
     obs = np.zeros((1, *(world.single_observation_space.shape or ())), world.single_observation_space.dtype)
     policy, tensor = model.policy, obs_as_tensor(obs, model.device)
     with torch.no_grad():
@@ -355,8 +357,52 @@ def flop_costs(algorithm: type[BaseAlgorithm], config: BaselineConfig, world: Wo
         update = counted(model.train)
     else:
         model.replay_buffer.full = True
-        update = counted(lambda: model.train(gradient_steps=1, batch_size=two))
-    return FlopCosts(forward, update * config.batch_size // two, eval_forward), value
+        update = counted(lambda: model.train(gradient_steps=1, batch_size=TWO))
+    return FlopCosts(forward, update * config.batch_size // TWO, eval_forward), value
+
+
+def small_model(algorithm: type[BaseAlgorithm], config: BaselineConfig, world: World) -> Any:
+    """A model with the networks of ``config`` and room for two transitions: a pass over the two alone, and nothing that could end it early."""
+    env = DummyVecEnv([lambda: SpacesOnly(world)])
+    ppo = isinstance(config, PpoConfig)
+    small = {"n_steps": TWO, "n_epochs": 1, "target_kl": None} if ppo else {"buffer_size": 8, "gradient_steps": 1, "n_steps": 1}
+    model = build(algorithm, replace(config, n_envs=1, batch_size=TWO, **small), env, OPEN_END_STEPS, seed=None, device="cpu")
+    model.set_logger(Logger(None, []))
+    return model
+
+
+def final_policy(file: Path, record: RunRecord) -> Any:
+    """The policy of a finished agent: the tensors of its file in the network that its run's settings describe.
+
+    Nothing in the file is executed; the library's own ``load`` would unpickle what stands beside the tensors.
+
+    Raises:
+        InputError: it cannot be loaded, or is not of such a network.
+    """
+    algorithm, defaults = algorithm_of(record.agent), baseline(record.agent).defaults
+    try:
+        parts: Any = load_from_zip_file(file, load_data=False, device="cpu")[1]
+        tensors: dict[str, Tensor] = dict(parts["policy"])
+    except Exception as error:  # whatever a damaged archive makes of its reading
+        raise unloadable(file, error) from error
+    there: dict[str, Any] = {name: record.agent_config[name] for name in NETWORK if name in record.agent_config}
+    world = make([record.env.id], 1, [record.seed], protocol=record.env.protocol, evaluation=True)
+    try:
+        check_widths(there, tensors)
+        policy = small_model(algorithm, replace(defaults, **there), world).policy
+        policy.load_state_dict(tensors)
+    except (ConfigError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{file} is not of the network that its run.json describes: it is another run's") from error
+    finally:
+        world.close()
+    return policy
+
+
+def check_widths(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """No network is made that is larger than the file that is to fill it. Raises ValueError."""
+    widths = [*(settings.get("net_arch") or ()), settings.get("n_quantiles", 1)]
+    if max(a * b for a, b in pairwise([1, *widths])) > sum(tensor.numel() for tensor in tensors.values()):
+        raise ValueError(f"there are not as many numbers as layers of {widths} have")
 
 
 def counted(call: Callable[[], Any]) -> int:

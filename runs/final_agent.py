@@ -20,7 +20,7 @@ from envs.protocols import Protocol
 from envs.registry import protocol_of, spec
 from runs.config import InputError
 from runs.evaluate import Evaluation, evaluate, played_out
-from runs.folder import load_policy, unloadable
+from runs.folder import load_policy
 from runs.schema import DIVERGED, FAILED, FINAL_CHECKPOINT, FINAL_SB3_CHECKPOINT, KILLED, RUNNING, RunRecord
 
 FIRST_INDEX = 2**32
@@ -30,15 +30,16 @@ FIRST_INDEX = 2**32
 class FinalAgent:
     """What a finished or interrupted run has learned, as a :class:`runs.evaluate.Player` of one seed.
 
-    Of our own agents nothing in the file is executed; stable-baselines3 unpickles its own. Raises InputError where it cannot be loaded,
-    or plays something else.
+    Nothing in the file is executed. Raises InputError where it cannot be loaded, or plays something else.
     """
 
     def __init__(self, folder: Path, record: RunRecord) -> None:
         self.seeds = (record.seed,)
         file = folder / checkpoint_file(record)
         if is_baseline(record.agent):
-            model = load_baseline(file, record.agent)
+            from runs.baselines import final_policy  # importing stable-baselines3 takes seconds
+
+            model = final_policy(file, record)
             self._obs_shape, actions = tuple(model.observation_space.shape), int(model.action_space.n)
         else:
             model = load_policy(file)
@@ -59,17 +60,6 @@ class FinalAgent:
 
 def checkpoint_file(record: RunRecord) -> str:
     return FINAL_SB3_CHECKPOINT if is_baseline(record.agent) else FINAL_CHECKPOINT
-
-
-def load_baseline(file: Path, agent: str) -> Any:
-    """A model of stable-baselines3. Raises InputError."""
-    from runs.baselines import algorithm_of  # importing stable-baselines3 takes seconds
-
-    algorithm = algorithm_of(agent)
-    try:
-        return algorithm.load(file, device="cpu")
-    except Exception as error:  # whatever a damaged archive makes of unpickling
-        raise unloadable(file, error) from error
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import hashlib
+import json
+import os
+import pickle
+import time
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from stable_baselines3 import DQN
 
 from agents.baselines import baseline_config, is_baseline
 from agents.family import agent_config
@@ -25,8 +33,10 @@ EVALS = 2
 def trained(out: Path, agent: str = "dqn", env: str = "CartPole-v1", **changes: Any) -> Path:
     """The folder of a small run."""
     domain = "classic" if "/" not in env else "minatar" if env.startswith("MinAtar/") else "atari"
-    if is_baseline(agent):
-        settings: Any = replace(baseline_config(agent, domain), learning_starts=100, buffer_size=300)
+    if agent == "sb3:ppo":
+        settings: Any = replace(baseline_config(agent, domain), n_envs=1, n_steps=64, batch_size=32, net_arch=(16, 8))
+    elif is_baseline(agent):
+        settings = replace(baseline_config(agent, domain), learning_starts=100, buffer_size=300)
     else:
         settings = replace(
             agent_config(agent, domain), hidden=(8,), batch_size=8, learning_starts_steps=100, replay_capacity=300, replay_ratio=1.0 if domain == "classic" else 0.1
@@ -57,6 +67,8 @@ def again(folder: Path, **asked: Any) -> list[float]:
         ("rainbow", "MinAtar/Breakout-v1", {}),
         ("der", "ALE/Riverraid-v5", {"protocol": "atari100k", "eval_episodes": 2, "evals": 1, "budget": "150-steps"}),
         ("sb3:dqn", "CartPole-v1", {}),
+        ("sb3:ppo", "CartPole-v1", {}),
+        ("sb3:qrdqn", "CartPole-v1", {}),
         ("sb3:dqn", "ALE/Riverraid-v5", {"eval_episodes": 1, "evals": 1, "budget": "150-steps"}),
     ],
 )
@@ -156,10 +168,67 @@ def test_a_run_without_a_final_agent_or_with_a_damaged_one_is_named(agent: str, 
         check(folder, record, schema.FINISHED, Asked())
 
 
-@pytest.mark.parametrize("agent", ["dqn", "sb3:dqn"])
-def test_the_agent_of_another_environment_is_named(agent: str, tmp_path: Path) -> None:
+class Trap:
+    """Unpickled, it makes a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.folder),)
+
+
+def test_nothing_in_the_file_of_a_baseline_is_executed(tmp_path: Path) -> None:
+    """Where the library's own format holds pickles: its settings stay closed, its tensors are read as tensors. The oracle is the library's
+    load, which does fall into the trap."""
+    folder = trained(tmp_path, "sb3:dqn", evals=1)
+    record, file, sprung = schema.read_run(folder), folder / schema.FINAL_SB3_CHECKPOINT, tmp_path / "sprung"
+    before = again(folder)
+    with zipfile.ZipFile(file) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    set_up = {":type:": "trap", ":serialized:": base64.b64encode(pickle.dumps(Trap(sprung))).decode()}
+    settings = json.dumps(json.loads(parts["data"]) | {"policy_class": set_up}).encode()
+    for changed, plays in (({"data": settings}, True), ({"policy.pth": pickle.dumps(Trap(sprung))}, False)):
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, content in (parts | changed).items():
+                archive.writestr(name, content)
+        if plays:
+            assert again(folder) == before
+        else:
+            with pytest.raises(InputError, match="no checkpoint that can be loaded"):
+                play_again(folder, record, Asked())
+        assert not sprung.exists()
+        if plays:
+            with contextlib.suppress(Exception):
+                DQN.load(file)
+            assert sprung.exists()
+            sprung.rmdir()
+
+
+def test_no_network_is_made_that_is_larger_than_the_file_for_it(tmp_path: Path) -> None:
+    """A run.json may ask for any; 10^9 weights would take gigabytes, and minutes."""
+    folder = trained(tmp_path, "sb3:dqn", evals=1)
+    record = schema.read_run(folder)
+    begun = time.monotonic()
+    for net_arch in ([30_000, 30_000], [10**9], "wide", [-1], [256, "x"], [8]):
+        elsewhere = replace(record, agent_config=record.agent_config | {"net_arch": net_arch})
+        with pytest.raises(InputError, match=r"is not of the network that its run\.json describes"):
+            FinalAgent(folder, elsewhere)
+    assert time.monotonic() - begun < 5
+
+
+def test_a_baselines_file_in_the_folder_of_another_environment_is_named(tmp_path: Path) -> None:
+    folder = trained(tmp_path, "sb3:dqn", evals=1)
+    record = schema.read_run(folder)
+    for env in ("LunarLander-v3", "MinAtar/Breakout-v1", "Acrobot-v1", "MountainCar-v0"):
+        elsewhere = replace(record, env=replace(record.env, id=env, protocol=spec(env).protocols[0]))
+        with pytest.raises(InputError, match=r"is not of the network that its run\.json describes: it is another run's"):
+            play_again(folder, elsewhere, Asked())
+
+
+def test_the_agent_of_another_environment_is_named(tmp_path: Path) -> None:
     """A file that was copied into the wrong folder: of other observations, or of other actions."""
-    folder = trained(tmp_path, agent, evals=1)
+    folder = trained(tmp_path, evals=1)
     record = schema.read_run(folder)
     for env, says in (
         ("LunarLander-v3", "choose from 2 actions, LunarLander-v3 has 4"),
@@ -168,7 +237,7 @@ def test_the_agent_of_another_environment_is_named(agent: str, tmp_path: Path) -
         elsewhere = replace(record, env=replace(record.env, id=env, protocol=spec(env).protocols[0]))
         with pytest.raises(InputError, match=says):
             play_again(folder, elsewhere, Asked())
-    mountain, acrobot = trained(tmp_path, agent, "MountainCar-v0", evals=1, eval_episodes=1), "Acrobot-v1"
+    mountain, acrobot = trained(tmp_path, env="MountainCar-v0", evals=1, eval_episodes=1), "Acrobot-v1"
     record = schema.read_run(mountain)
     elsewhere = replace(record, env=replace(record.env, id=acrobot))
     with pytest.raises(InputError, match=r"sees observations \(2,\), the environment's are \(6,\)"):
