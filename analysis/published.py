@@ -27,7 +27,7 @@ class Neighbour:
     agent: str
     score: float
     frames: int
-    n_runs: str
+    n_runs: str | None  # in a table's words; None: not stated
     protocol: str
     source: str
     differs: tuple[str, ...]
@@ -69,7 +69,7 @@ class OverGames:
     iqm_of_means: float
     least_frames: int
     most_frames: int
-    n_runs: str
+    n_runs: str | None  # in a table's words; None: not stated
     protocol: str
     source: str
     differs: tuple[str, ...]
@@ -97,10 +97,15 @@ def _over_games(rows: Sequence[tuple[Neighbour, float]]) -> OverGames:
     return OverGames(
         neighbours[0].agent, **statistics.over_games([score for _, score in rows]),
         least_frames=min(each.frames for each in neighbours), most_frames=max(each.frames for each in neighbours),
-        n_runs=", ".join(dict.fromkeys(each.n_runs for each in neighbours)), protocol=neighbours[0].protocol,
+        n_runs=_in_words([each.n_runs for each in neighbours]), protocol=neighbours[0].protocol,
         source=sources[0] if len(sources) == 1 else f"{sources[0]}; and of each game its own, {len(sources)} in all",
         differs=tuple(dict.fromkeys(what for each in neighbours for what in each.differs)),
     )  # fmt: skip
+
+
+def _in_words(n_runs: Sequence[str | None]) -> str | None:
+    """The numbers of runs on several games; None where not one is stated."""
+    return ", ".join(dict.fromkeys(each or "not stated" for each in n_runs)) if any(n_runs) else None
 
 
 def _neighbour(row: dict[str, str], env: EnvRecord, frames: float) -> Neighbour:
@@ -122,5 +127,5 @@ def _neighbour(row: dict[str, str], env: EnvRecord, frames: float) -> Neighbour:
     if not 1 / NEAR <= published / max(frames, 1) <= NEAR:
         differs.append("experience")
     return Neighbour(
-        row["agent"], float(row["score"]), published, row["n_runs"], "; ".join(label), row["source"], tuple(differs)
+        row["agent"], float(row["score"]), published, row["n_runs"] or None, "; ".join(label), row["source"], tuple(differs)
     )

@@ -14,14 +14,14 @@ docs/json.md describes ``environments`` and ``suites``. Units stand in the names
     comparisons         one object for runs of one environment and agent that may be pooled: same environment record (protocol
                         included), same agent settings, same budget, different seeds
     environments        one object for each environment record: agents that may be compared, see docs/json.md
-    suites              one object for each protocol on which agents played the same games: statistics over games, see docs/json.md
+    suites              one object for each set of two games or more, of one protocol: statistics over games, see docs/json.md
     landmarks           [{name, year, play_years, energy_kwh, flops, source}]: well-known systems
     left_out            [{id, reason}]: folders that hold a run.json and could not be read
 
 A run:
 
     id, agent, env, protocol, seed, share, budget, status, comparison (id of the comparison it belongs to), started_utc
-                                              status: running, finished, interrupted, failed, or killed (see schema.after_kill)
+                                              status: running, finished, interrupted, failed, diverged, or killed (see schema.after_kill)
     frames, steps, updates, episodes          lineage: what the surviving agent learned from
     consumed {frames, steps, updates, episodes}   thrown-away work included
     lost_frames                               consumed - lineage
@@ -29,7 +29,7 @@ A run:
     human_play_h, human_play_reason           lineage frames in real time; the reason where it is null
     wall_s, active_s {phase: s}, cpu_s, gpu_allocated_s, gpu_busy_s, cpu_h, gpu_h, wall_h
                                               cpu, gpu, energy: this run's share of its process; wall: elapsed
-    energy {joules, low_j, high_j, kwh, low_kwh, high_kwh, method, grade, absent [source], by_source {source: {joules, low_j, high_j, method, samples}}, notes [text]}
+    energy {joules, low_j, high_j, kwh, low_kwh, high_kwh, method, grade, absent [source], by_source {source: {joules, low_j, high_j, method, samples, most_w}}, notes [text]}
     co2_kg, low_co2_kg, high_co2_kg, cost_usd, low_cost_usd, high_cost_usd, brain_h, coffees
                                               what the energy means; intervals hold those of energy and rate. CO2 and cost, which is
                                               that of electricity, are of energy times pue

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import reprlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -186,6 +187,30 @@ def _run(run_id: str, folder: Path, read: Contents) -> Run:
     return Run(run_id, folder, read.record, read.total, read.returns, table, _monitor(folder))
 
 
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_whole(value: object) -> bool:
+    return type(value) is int
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+_TEXT, _MAPPING = (_is_text, "text"), (lambda value: isinstance(value, dict), "a mapping")
+_COUNT = (lambda value: value is None or (_is_whole(value) and value > 0), "a positive whole number or null")
+_TEXTS = (_is_texts, "a list of texts")
+_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "agent": _TEXT, "env.id": _TEXT, "env.kind": _TEXT, "env.protocol": _TEXT, "budget": _TEXT, "started_utc": _TEXT,
+    "git_commit": (lambda value: value is None or _is_text(value), "text or null"),
+    "agent_config": _MAPPING, "run_config": _MAPPING, "versions": _MAPPING, "machine": _MAPPING, "device": _MAPPING,
+    "env.frames_per_step": _COUNT, "env.max_episode_steps": _COUNT, "command": _TEXTS, "group_envs": _TEXTS,
+    "group_seeds": (lambda value: isinstance(value, list) and all(map(_is_whole, value)), "a list of whole numbers"),
+}  # fmt: skip
+
+
 def _check(record: schema.RunRecord) -> None:
     """``run.json`` carries no checksum, so what is divided by or compared is looked at."""
     rate, threshold = record.env.frame_rate_hz, record.env.reward_threshold
@@ -197,13 +222,13 @@ def _check(record: schema.RunRecord) -> None:
         raise schema.SchemaError(f"{schema.RUN_FILE}: share is {record.share!r}, it should be above 0 and at most 1")
     if type(record.seed) is not int or not 0 <= record.seed <= schema.MOST_SEED:
         raise schema.SchemaError(f"{schema.RUN_FILE}: seed is {record.seed!r}, it should be a whole number from 0 to 2^63 - 1")
-    texts = {"agent": record.agent, "env.id": record.env.id, "env.protocol": record.env.protocol, "budget": record.budget}
-    for name, value in texts.items():
-        if not isinstance(value, str):
-            raise schema.SchemaError(f"{schema.RUN_FILE}: {name} is {value!r}, it should be text")
-    for name in ("agent_config", "versions", "machine", "device"):
-        if not isinstance(getattr(record, name), dict):
-            raise schema.SchemaError(f"{schema.RUN_FILE}: {name} is not a mapping")
+    values = {f"env.{name}": value for name, value in vars(record.env).items()} | vars(record)
+    for name, (fits, what) in _KINDS.items():
+        if not fits(values[name]):
+            raise schema.SchemaError(f"{schema.RUN_FILE}: {name} is {reprlib.repr(values[name])}, it should be {what}")
+    heartbeat_s = record.run_config.get("heartbeat_s", schema.MOST_HEARTBEAT_S)
+    if not (_is_number(heartbeat_s) and heartbeat_s > 0):
+        raise schema.SchemaError(f"{schema.RUN_FILE}: heartbeat_s is {heartbeat_s!r}, it should be a positive number")
     _check_import(record.imported)
 
 

@@ -20,7 +20,8 @@ from cli.ending import ignore_signals
 from cli.parsing import parse, writable_or_dash, write_json
 from cli.train import human_share
 from runs.config import InputError
-from runs.schema import ABSENT, MEASURED, SchemaError, read_evals, total_energy
+from runs.schema import ABSENT, FINISHED, MEASURED, SchemaError, read_evals, total_energy
+from runs.schema import INTERRUPTED as STOPPED
 
 if TYPE_CHECKING:
     from analysis.tables import Run
@@ -35,7 +36,7 @@ HEAD = ("games", "mean ± std. error", "median", "lowest to highest", "of human"
 
 @dataclass(frozen=True)
 class Eval:
-    """Let the final agents of finished runs play again: other games than those of the training's evaluations. The run folders stay as they are."""
+    """Let the final agents of finished and interrupted runs play again: other games than those of the training's evaluations. The run folders stay as they are."""
 
     folders: Positional[tuple[Path, ...]] = (Path("results"),)
     """Run folders, or folders that hold some."""
@@ -118,6 +119,10 @@ def eval_command(argv: Sequence[str]) -> int:
         raise InputError(f"{name}{others}: {reason}")
     for name, reason in left_out.items():
         print(f"left out: {name}: {reason}", file=sys.stderr)
+    for one in played:
+        if one.run.total.status == STOPPED:
+            steps = one.run.total.lineage.steps or 0
+            print(f"{one.run.id} was interrupted at step {steps:,} of {one.run.record.budget}", file=sys.stderr)
     groups, reading = over_seeds(played), meter.read()
     if target is not None and played:
         write_json(target, as_json(played, groups, left_out, asked, reading))
@@ -218,7 +223,7 @@ def over_seeds(played: Sequence[Played]) -> list[dict[str, Any]]:
         }
         | centre([means[run.id] for run in runs])
         for runs in pooled
-        if len(runs) > 1
+        if len(runs) > 1 and all(run.total.status == FINISHED for run in runs)
     ]
 
 
@@ -249,6 +254,7 @@ def took(played: Sequence[Played], reading: MeterReading) -> str:
 def as_json(
     played: Sequence[Played], groups: list[dict[str, Any]], left_out: dict[str, str], asked: Eval, reading: MeterReading
 ) -> dict[str, Any]:
+    energy = total_energy(reading.energy)
     return {
         "seed": asked.seed,
         "runs": [
@@ -275,5 +281,5 @@ def as_json(
         "over_seeds": groups,
         "left_out": left_out,
         "wall_s": reading.wall_s,
-        "energy": asdict(total_energy(reading.energy)),
+        "energy": asdict(energy) | (dict.fromkeys(("joules", "low_j", "high_j")) if energy.method == ABSENT else {}),
     }

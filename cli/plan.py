@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+from tyro.conf import Positional
 
 from analysis import units
 from analysis.convert import Rates, electricity_price, gpu_price, grid_intensity, kwh, meaning, pue, rent
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 class Plan(Train):
     """What a training would cost, from a few seconds of it on this machine: the options are those of train, and nothing is kept."""
 
+    name: Annotated[Positional[str], tyro.conf.arg(metavar="AGENT", help_behavior_hint="")]
+    """A member of the family (`playmeter agents`)."""
     seconds: float = 10.0
     """How long to try, from the first update on; more seconds, a better forecast."""
     try_seeds: tuple[int, ...] = ()

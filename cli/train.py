@@ -31,9 +31,9 @@ Settings = TypeVar("Settings", bound=BaselineConfig)
 class TrainAny:
     """Train an agent on an environment: one run folder per seed, and TensorBoard curves inside it."""
 
-    name: Annotated[Positional[str], tyro.conf.arg(metavar="AGENT")]
+    name: Annotated[Positional[str], tyro.conf.arg(metavar="AGENT", help_behavior_hint="")]
     """A member of the family or a baseline (`playmeter agents`)."""
-    env: Annotated[Positional[str], tyro.conf.arg(metavar="ENV")]
+    env: Annotated[Positional[str], tyro.conf.arg(metavar="ENV", help_behavior_hint="")]
     """An environment (`playmeter envs`), several with commas between them, or a suite, e.g. atari26."""
     seeds: int = 1
     """How many seeds to train; small networks train side by side in this process."""

@@ -155,6 +155,32 @@ def test_repeats_and_unfinished_runs_are_no_seeds_more(
     assert pooled() == [["seed0", "seed1"]]
 
 
+def test_agents_that_were_interrupted_play_but_are_not_pooled_and_are_told(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two seeds that stopped somewhere on their way have no budget in common."""
+    folder = tmp_path / "dqn"
+    shutil.copytree(trained / "results/CartPole-v1/dqn", folder)
+    for seed in ("seed0", "seed1"):
+        last = replace(schema.read_ledger(folder / seed)[-1], status=schema.INTERRUPTED)
+        with (folder / seed / schema.LEDGER_FILE).open("a") as ledger:
+            ledger.write(schema.seal(last))
+    code, output, errors = told(capsys, str(folder), "--episodes", "2", "--json", "-")
+    data = json.loads(output)
+    assert (code, len(data["runs"]), data["over_seeds"], data["left_out"]) == (0, 2, [], {})
+    assert [line.partition(" ")[2] for line in errors.splitlines()] == ["was interrupted at step 400 of 400-steps"] * 2
+
+
+def test_an_energy_that_nobody_knows_is_null(
+    trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cli.evaluate.total_energy", lambda energy: schema.Energy(0.0, 0.0, 0.0, schema.ABSENT))
+    _, output, _ = told(capsys, str(trained / "results/CartPole-v1/double"), "--episodes", "1", "--json", "-")
+    energy = json.loads(output)["energy"]
+    assert (energy["joules"], energy["low_j"], energy["high_j"], energy["method"]) == (None, None, None, "absent")
+    assert "energy not known" in told(capsys, str(trained / "results/CartPole-v1/double"), "--episodes", "1")[1]
+
+
 def test_who_cannot_play_is_left_out_and_named(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "results"
     shutil.copytree(trained / "results", folder)

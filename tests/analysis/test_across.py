@@ -336,6 +336,19 @@ def test_what_is_not_known_of_one_game_is_not_known_of_all(results):
     assert (total["kwh"], total["method"], total["frames"]) == (None, "absent", 400_000)
 
 
+def test_a_number_of_runs_that_is_not_stated_is_null_and_not_empty_text(results):
+    for game in SUITES["atari26"]:
+        write_run(
+            results / game / "a" / "seed0", "a", replace(BREAKOUT, id=game, protocol="atari100k"), steps=100_000, scores=[1.0]
+        )
+    summary = summarise(results)
+    (of_game,) = [each["published"] for each in summary["environments"] if each["env"] == "ALE/Pong-v5"]
+    found = [entry["n_runs"] for entry in [*of_game, *summary["suites"][0]["published"]]]
+    assert None in found
+    assert "100" in found
+    assert not [text for text in found if text is not None and (not text or ", ," in text)]
+
+
 def test_published_agents_over_the_same_games_have_the_statistics_of_their_papers(results):
     """DER over 26 games: Agarwal et al. 2021 recompute a median of 0.161 and a mean of 0.285 from its table (van Hasselt et al. 2019)."""
     for game in SUITES["atari26"]:

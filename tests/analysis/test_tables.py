@@ -78,7 +78,15 @@ def test_a_run_without_a_ledger_line_is_left_out(five_seeds, content):
         ({"schema": 99}, "schema 99"),
         ({"share": 0}, "share is 0"),
         ({"share": "all"}, "share is 'all'"),
-        ({"agent_config": [1]}, "agent_config is not a mapping"),
+        ({"agent_config": [1]}, "agent_config is [1], it should be a mapping"),
+        ({"started_utc": 4}, "started_utc is 4, it should be text"),
+        ({"git_commit": 4}, "git_commit is 4, it should be text or null"),
+        ({"run_config": None}, "run_config is None, it should be a mapping"),
+        ({"run_config": {"heartbeat_s": "2"}}, "heartbeat_s is '2'"),
+        ({"group_seeds": 3}, "group_seeds is 3, it should be a list of whole numbers"),
+        ({"group_seeds": [0, "1"]}, "group_seeds is [0, '1']"),
+        ({"group_envs": [1]}, "group_envs is [1], it should be a list of texts"),
+        ({"command": "playmeter train"}, "command is 'playmeter train', it should be a list of texts"),
         ({"env": 3}, "run.json"),
         ({"colour": "red"}, "unknown fields: colour"),
         ({"seed": "x"}, "seed is 'x'"),
@@ -107,6 +115,16 @@ def test_a_file_nested_without_end_and_a_pipe_are_left_out(five_seeds):
     assert [run.record.seed for run in kept] == [4]
     assert len(left_out) == 4
     assert [("is no file" in entry.reason) for entry in left_out] == [False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("kind", 3), ("frames_per_step", "4"), ("frames_per_step", 0), ("max_episode_steps", [1]), ("max_episode_steps", True)],
+)
+def test_what_an_environment_cannot_be_is_left_out(five_seeds, name, value):
+    folder = five_seeds / "CartPole-v1" / "dqn" / "seed2"
+    edit(folder, env=json.loads((folder / "run.json").read_text())["env"] | {name: value})
+    assert f"env.{name} is {value!r}, it should be" in tables.read_runs([five_seeds])[1][0].reason
 
 
 @pytest.mark.parametrize("rate", [0, -50.0, "50", True])
