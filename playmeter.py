@@ -26,6 +26,7 @@ EXPORTS = {"Meter": "runs.anyone", "count_frames": "runs.anyone", "MeterCallback
 COMMANDS = {
     "demo": ("cli.train", "demo_command", "Train dqn on CartPole and on Atari Pong for two minutes, and write a report."),
     "train": ("cli.train", "train_command", "Train an agent on an environment, one run folder per seed."),
+    "sweep": ("cli.sweep", "sweep_command", "Train several agents on several environments with several settings."),
     "plan": ("cli.plan", "plan_command", "Forecast what a training would cost, from a few seconds of it on this machine."),
     "bench": ("cli.bench", "bench_command", "Time this machine: emulators, updates and trainings, beside stable-baselines3."),
     "eval": ("cli.evaluate", "eval_command", "Let the agents of finished runs play again: more games, other rules."),
@@ -73,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is not None or not argv or argv[0] not in COMMANDS:
         return run(argv)
     begin(argv[0])
-    if argv[0] not in ("train", "demo"):
+    if argv[0] not in ("train", "demo", "sweep"):
         return run(argv)
     from cli.ending import end_as_documented, ignore_signals
 
@@ -88,7 +89,7 @@ def begin(command: str) -> None:
     """What is set for a process that is ours, before anything heavy is imported."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a dash that the locale lacks ends no training
-    if command in ("train", "demo", "plan", "bench", "eval", "video"):
+    if command in ("train", "demo", "sweep", "plan", "bench", "eval", "video"):
         from agents import disk_cache
         from cli.threads import wait_briefly
 

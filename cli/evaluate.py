@@ -18,9 +18,10 @@ from analysis import units
 from cli import INTERRUPTED, PREEMPTED
 from cli.ending import ignore_signals
 from cli.parsing import parse, writable_or_dash, write_json
+from cli.progress import spent
 from cli.train import human_share
 from runs.config import InputError
-from runs.schema import ABSENT, FINISHED, MEASURED, SchemaError, read_evals, total_energy
+from runs.schema import ABSENT, FINISHED, SchemaError, read_evals, total_energy
 from runs.schema import INTERRUPTED as STOPPED
 
 if TYPE_CHECKING:
@@ -241,12 +242,7 @@ def took(played: Sequence[Played], reading: MeterReading) -> str:
     with_time = [one for one in played if one.run.record.env.frame_rate_hz is not None]
     play_s = sum(one.evaluation.frames.sum() / (one.run.record.env.frame_rate_hz or 1) for one in with_time)
     play = f" ({units.duration(play_s)} of human play)" if len(with_time) == len(played) else ""
-    energy, sign = total_energy(reading.energy), ""
-    if energy.method == ABSENT:
-        cost = "energy not known"
-    else:
-        sign = "" if energy.method == MEASURED else "about "
-        cost = f"{sign}{units.energy(energy.joules)} ({units.energy_range(energy.joules, energy.low_j, energy.high_j)})"
+    cost = spent(total_energy(reading.energy))
     games = sum(len(one.returns) for one in played)
     return f"{units.count(games)} game{'s' * (games > 1)}, {units.count(frames)} frames{play} in {units.duration(reading.wall_s)}, {cost}"
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from cli.ending import let_go_of_stdout
+from runs.schema import ABSENT, MEASURED, RUNNING, Energy, total_energy
 
 if TYPE_CHECKING:
     from runs.config import RunConfig
@@ -30,27 +32,20 @@ def say(text: str, show: Callable[[str], None] | None = None) -> None:
         let_go_of_stdout()
 
 
-class ProgressLine:
-    """One line that tells how a training goes: live on a terminal, a plain line now and then where output is piped."""
+class Line:
+    """One line that changes: live on a terminal, a plain line now and then where output is piped."""
 
     PLAIN_EVERY_S = 10.0
-    RECENT_S = 300.0  # whose pace says what is left: an hour ago the machine may have been busy, or the process stopped
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self) -> None:
         from rich.console import Console
         from rich.live import Live
 
-        self.config = config
         self.console = Console(highlight=False)
         self.live = Live(console=self.console, transient=False, refresh_per_second=4) if self.console.is_terminal else None
         self.last_plain_s = float("-inf")
-        self.first: Progress | None = None  # of the runs that train now: setting up is no measure of speed
-        self.recent: deque[Progress] = deque()
 
-    def __enter__(self) -> ProgressLine:
-        envs = self.config.envs
-        on = envs[0] if len(envs) == 1 else f"{len(envs)} environments ({envs[0]} to {envs[-1]})"
-        self.notice(f"training {self.config.agent} on {on}, {len(self.config.seeds)} seed(s), {self.config.budget} each")
+    def __enter__(self) -> Self:
         if self.live is not None:
             self.live.start()
         return self
@@ -68,15 +63,36 @@ class ProgressLine:
         else:
             say(text, partial(self.console.print, markup=False, soft_wrap=True))
 
-    def update(self, progress: Progress) -> None:
-        text = self.text(progress)
+    def show(self, text: str, at_s: float, last: bool) -> None:
+        """``last``: it will not change any more."""
         if self.live is not None:
             from rich.text import Text
 
             self.live.update(Text(text))
-        elif progress.status != "running" or progress.wall_s - self.last_plain_s >= self.PLAIN_EVERY_S:
-            self.last_plain_s = progress.wall_s if progress.status == "running" else float("-inf")
+        elif last or at_s - self.last_plain_s >= self.PLAIN_EVERY_S:
+            self.last_plain_s = float("-inf") if last else at_s
             say(text)
+
+
+class ProgressLine(Line):
+    """How a training goes."""
+
+    RECENT_S = 300.0  # whose pace says what is left: an hour ago the machine may have been busy, or the process stopped
+
+    def __init__(self, config: RunConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.first: Progress | None = None  # of the runs that train now: setting up is no measure of speed
+        self.recent: deque[Progress] = deque()
+
+    def __enter__(self) -> Self:
+        envs = self.config.envs
+        on = envs[0] if len(envs) == 1 else f"{len(envs)} environments ({envs[0]} to {envs[-1]})"
+        self.notice(f"training {self.config.agent} on {on}, {len(self.config.seeds)} seed(s), {self.config.budget} each")
+        return super().__enter__()
+
+    def update(self, progress: Progress) -> None:
+        self.show(self.text(progress), progress.wall_s, progress.status != RUNNING)
 
     def text(self, progress: Progress) -> str:
         from analysis import units
@@ -94,7 +110,7 @@ class ProgressLine:
         if len(progress.seeds) < len(self.config.seeds):
             parts.append(f"seed {', '.join(map(str, progress.seeds))}")
         pace = f"{units.count(progress.steps_per_s)} steps/s"
-        if progress.status == "running" and not progress.steps_per_s:
+        if progress.status == RUNNING and not progress.steps_per_s:
             pace = "set up" if progress.wall_s == self.first.wall_s else pace
             if progress.evaluating:
                 pace = (
@@ -105,16 +121,8 @@ class ProgressLine:
             parts.append(f"score {told}")
         elif told := score(progress.train_score):
             parts.append(f"training score {told}")
-        play = "no physical time" if progress.play_s is None else f"{units.duration(progress.play_s)} of human play"
-        parts.append(f"{units.count(progress.frames)} frames ({play})")
-        if progress.energy_method == "absent":
-            parts.append("energy not known")
-        else:
-            sign = "about " if progress.energy_method == "estimated" else ""
-            parts.append(
-                f"{sign}{units.energy(progress.joules)} ({units.energy_range(progress.joules, progress.low_j, progress.high_j)})"
-            )
-        if progress.status != "running":
+        parts += [played(progress.frames, progress.play_s), spent(progress.energy)]
+        if progress.status != RUNNING:
             parts.append(f"{progress.status} after {units.duration(progress.wall_s)}")
         elif progress.fraction > self.first.fraction:
             since = self.recent[0] if progress.fraction > self.recent[0].fraction else self.first  # a long evaluation
@@ -126,6 +134,59 @@ class ProgressLine:
             if left:
                 parts.append(", ".join(left))
         return "  ".join(parts)
+
+
+class SweepLine(Line):
+    """How several trainings go that run at the same time."""
+
+    def __init__(self, trainings: int) -> None:
+        super().__init__()
+        self.trainings = trainings
+        self.latest: dict[int, Progress] = {}
+        self.over: set[int] = set()
+        self.first: tuple[float, float] | None = None  # when, and how much was done: of what was continued there was something
+
+    def update(self, number: int, progress: Progress) -> None:
+        self.latest[number] = progress
+        now_s = time.monotonic()
+        self.show(self.text(now_s), now_s, last=False)
+
+    def text(self, now_s: float) -> str:
+        from analysis import units
+
+        told = self.latest.values()
+        training = [progress for number, progress in self.latest.items() if number not in self.over]
+        done = (len(self.over) + sum(progress.fraction for progress in training)) / self.trainings
+        self.first = self.first or (now_s, done)
+        counts = {"train": len(training), "wait": self.trainings - len(self.over) - len(training), "over": len(self.over)}
+        play_s = None if any(progress.play_s is None for progress in told) else sum(progress.play_s or 0.0 for progress in told)
+        energy = total_energy({str(number): progress.energy for number, progress in self.latest.items()})
+        parts = [
+            f"{done:4.0%}", ", ".join(f"{count} {what}" for what, count in counts.items()),
+            f"{units.count(sum(progress.steps_per_s for progress in training))} steps/s",
+            played(sum(progress.frames for progress in told), play_s), spent(energy),
+        ]  # fmt: skip
+        since_s, before = self.first
+        if done > before:
+            parts.append(f"about {units.duration((now_s - since_s) * (1 - done) / (done - before))} left")
+        return "  ".join(parts)
+
+
+def played(frames: int, play_s: float | None) -> str:
+    from analysis import units
+
+    play = "no physical time" if play_s is None else f"{units.duration(play_s)} of human play"
+    return f"{units.count(frames)} frames ({play})"
+
+
+def spent(energy: Energy) -> str:
+    """With its interval."""
+    from analysis import units
+
+    if energy.method == ABSENT:
+        return "energy not known"
+    sign = "" if energy.method == MEASURED else "about "
+    return f"{sign}{units.energy(energy.joules)} ({units.energy_range(energy.joules, energy.low_j, energy.high_j)})"
 
 
 def score(told: Score | None) -> str:

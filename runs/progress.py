@@ -77,6 +77,10 @@ class Progress:
     train_score: Score | None  # of the latest training games
     eval_score: Score | None  # of the latest evaluation
 
+    @property
+    def energy(self) -> Energy:
+        return Energy(self.joules, self.low_j, self.high_j, self.energy_method)
+
 
 Listener = Callable[[Progress], None]
 

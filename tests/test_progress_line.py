@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agents.config import AgentConfig
-from cli.progress import ProgressLine
+from cli.progress import ProgressLine, SweepLine
 from runs.config import RunConfig
 from runs.progress import Progress, Score
 
@@ -110,3 +110,20 @@ def test_the_end_says_how_long_it_took_and_what_is_not_known(line: ProgressLine)
         line.text(done)
         == "100%  125 steps/s  score 200  1,000 frames (no physical time)  energy not known  finished after 60.0 s"
     )
+
+
+def test_of_trainings_at_the_same_time_it_tells_how_many_and_their_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four: one is over, one at a quarter, one at a half, one waits: 44 %. In 60 s they came from 19 % to there, so what is left takes 135 s."""
+    line = SweepLine(4)
+    line.latest = {0: replace(LATER, fraction=0.5), 1: replace(LATER, fraction=0.25)}
+    assert (
+        line.text(100.0)
+        == " 19%  2 train, 2 wait, 0 over  250 steps/s  2,000 frames (40.0 s of human play)  about 0.0200 Wh (0.00400–0.0400 Wh)"
+    )
+    line.over.add(0)
+    line.latest[2] = replace(LATER, fraction=0.5)
+    text = line.text(160.0)
+    assert text.startswith(" 44%  2 train, 1 wait, 1 over  250 steps/s  3,000 frames (60.0 s of human play)  about 0.0300 Wh")
+    assert text.endswith("  about 2.25 min left")
+    line.latest[3] = replace(LATER, play_s=None, energy_method="absent")
+    assert "4,000 frames (no physical time)  about 0.0300 Wh" in line.text(170.0)
