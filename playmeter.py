@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from cli import BAD_INPUT, INTERRUPTED, NO_DISK, nearest
+from cli import BAD_INPUT, EXPECTED, INTERRUPTED, NO_DISK, nearest
 
 if TYPE_CHECKING:
     from runs.anyone import Meter, count_frames
@@ -42,19 +42,6 @@ COMMANDS = {
     "board": ("cli.lists", "board_command", "Open TensorBoard on the run folders."),
     "agents": ("cli.lists", "agents_command", "List the agents as a family tree, or one agent's settings with their source."),
     "envs": ("cli.lists", "envs_command", "List the environments with their real-time rate, threshold and protocols."),
-}
-
-# What a user can do wrong. By name, because importing the classes would import what raises them.
-EXPECTED = {
-    "InputError",
-    "BudgetError",
-    "ConfigError",
-    "UnknownAgent",
-    "UnknownEnv",
-    "ReportError",
-    "ClaimsError",
-    "UnknownPlace",
-    "UnknownPrice",
 }
 
 

@@ -11,6 +11,19 @@ from collections.abc import Iterable
 BAD_INPUT, INTERRUPTED, DIVERGED = 2, 130, 1
 NO_DISK, PREEMPTED = 74, 75  # EX_IOERR; EX_TEMPFAIL: a checkpoint is there, run the same with --resume
 
+# What a user can do wrong. By name, because importing the classes would import what raises them.
+EXPECTED = {
+    "InputError",
+    "BudgetError",
+    "ConfigError",
+    "UnknownAgent",
+    "UnknownEnv",
+    "ReportError",
+    "ClaimsError",
+    "UnknownPlace",
+    "UnknownPrice",
+}
+
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """``: did you mean ...?``, or nothing where nothing is near."""

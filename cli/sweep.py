@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import tyro
 from tyro.conf import Positional
 
-from cli import BAD_INPUT, DIVERGED, INTERRUPTED, NO_DISK, PREEMPTED
+from cli import BAD_INPUT, DIVERGED, EXPECTED, INTERRUPTED, NO_DISK, PREEMPTED
 from cli.ending import ignore_signals
 from cli.parsing import parse
 from cli.plan import one_or_many
@@ -175,8 +175,6 @@ def in_turn(trainings: Sequence[Training]) -> int:
 
 def told(title: str, fault: Exception) -> int:
     """Say in a line why a training was not done; what came of it as an exit code. Raises what is a defect of ours."""
-    from playmeter import EXPECTED
-
     expected = type(fault).__name__ in EXPECTED
     if isinstance(fault, ValueError) and not expected:
         raise fault

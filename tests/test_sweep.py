@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from datetime import datetime
@@ -180,6 +181,22 @@ def test_an_interrupted_sweep_goes_on_where_it_was(how: tuple[str, ...], whole: 
     before = {name: (folder / schema.LEDGER_FILE).read_bytes() for name, folder in run_folders(cut / "results").items()}
     assert playmeter(*LONGER, cwd=cut).returncode == 0
     assert before == {name: (folder / schema.LEDGER_FILE).read_bytes() for name, folder in run_folders(cut / "results").items()}
+
+
+def test_a_training_whose_process_is_lost_is_begun_again_where_its_checkpoint_was(whole: Path, tmp_path: Path) -> None:
+    process = started(*LONGER, "--checkpoint-every", "200-steps", "--ray", "local", cwd=tmp_path)
+    deadline, lost = time.monotonic() + 60, None
+    while lost is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+        checkpoints = [*tmp_path.glob("results/*/CartPole-v1/dqn/seed0/checkpoints/resume-*.json")]
+        lost = checkpoints[0].parents[1] if checkpoints else None
+    os.kill(json.loads((lost / "lock").read_text())["pid"], signal.SIGKILL)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert output.count("finished, final evaluation") == 3
+    assert learned(tmp_path / "results") == learned(whole / "results")
+    assert [note for note in schema.read_ledger(lost)[-1].notes if note.startswith("continued at step ")]
 
 
 @pytest.mark.parametrize("how", [(), ("--ray", "local")], ids=["in turn", "with Ray"])
