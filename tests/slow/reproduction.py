@@ -67,6 +67,8 @@ SUITES = {
         Job("drq_eps", "ALE/MsPacman-v5", "100k-steps", 1, ATARI100K),
     ],
     "atari26": [Job("der", game, "100k-steps", 1, ATARI100K) for game in ENVS["atari26"]],
+    "kungfu": [Job("der", "ALE/KungFuMaster-v5", "100k-steps", 6, ATARI100K)],
+    "kungfu-n10": [Job("der", "ALE/KungFuMaster-v5", "100k-steps", 5, (*ATARI100K, "--agent.n-step", "10"))],
 }
 
 
