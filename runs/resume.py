@@ -131,7 +131,9 @@ def _newest(
         if line is not None and line.status not in (FINISHED, DIVERGED):  # without a line there is nothing in it to be lost
             others = others or f"{folder} is unfinished and has other settings ({'; '.join(different[:3])})"
     if others:
-        raise InputError(f"{others}: give the command that it was started with, or start another without --resume")
+        raise InputError(
+            f"{others}: give the command that it was started with, or start another without --resume, or into another --out"
+        )
     return None
 
 
