@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is not None or not argv or argv[0] not in COMMANDS:
         return run(argv)
     begin(argv[0])
-    if argv[0] not in ("train", "demo", "sweep"):
+    if argv[0] not in ("train", "demo", "sweep", "eval"):
         return run(argv)
     from cli.ending import end_as_documented, ignore_signals
 

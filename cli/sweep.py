@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from runs.config import RunConfig
     from runs.stopping import Stop
 
-FIXED = ("out", "resume", "ray", "vary", "first-seed", "seeds")
+FIXED = ("help", "h", "out", "resume", "ray", "vary", "first-seed", "seeds")
 """What no setting can be: where runs lie, whether they go on, and their seeds."""
 
 
@@ -183,8 +183,8 @@ def told(title: str, fault: Exception) -> int:
 
 
 def worst(codes: Sequence[int]) -> int:
-    """One exit code for all: a full disk before bad input before a seed that diverged."""
-    return next((code for code in (NO_DISK, BAD_INPUT, DIVERGED) if code in codes), 0)
+    """One exit code for all: a full disk before bad input before one that was preempted before a seed that diverged."""
+    return next((code for code in (NO_DISK, BAD_INPUT, PREEMPTED, DIVERGED) if code in codes), 0)
 
 
 def on_ray(trainings: Sequence[Training], address: str) -> int:
@@ -204,7 +204,7 @@ def on_ray(trainings: Sequence[Training], address: str) -> int:
                 codes.append(told(parts[number].title, ended.fault))
             for outcome in ended.outcomes:
                 line.notice(f"{title}: {summary_line(outcome)}")
-                codes.append(DIVERGED if outcome.status == "diverged" else 0)
+                codes.append({"diverged": DIVERGED, "interrupted": PREEMPTED}.get(outcome.status, 0))
     return stopped(stop, len(parts) - over, len(parts)) if stop() else worst(codes)
 
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -33,6 +35,7 @@ OBJECT_STORE_BYTES = 80 * 2**20  # the least that Ray takes: nothing but configu
 LOOK_EVERY_S = 0.5
 TELL_EVERY_S = 2.0
 CONNECT_S = 10.0
+MOST_SIGNS = 30
 MOST_STARTS = 4  # of a training whose machine or process is lost
 
 
@@ -57,7 +60,13 @@ def apart(config: RunConfig) -> list[RunConfig]:
     """
     wall_meter = None if config.wall_meter is None else str(Path(config.wall_meter).absolute())
     part = replace(
-        config, threads=config.threads or 1, resume=True, out=str(Path(config.out).absolute()), wall_meter=wall_meter
+        config,
+        threads=config.threads or 1,
+        command=config.command if config.threads else (*config.command, "--threads", "1"),
+        device="cuda:0" if resolve_device(config.device).type == "cuda" else "cpu",  # of those that Ray lets it see
+        resume=True,
+        out=str(Path(config.out).absolute()),
+        wall_meter=wall_meter,
     )
     parts = []
     for runs in lockstep_groups(config, resolve_device(config.device)):
@@ -86,8 +95,8 @@ def spread(
     """
     with cluster(address) as ray:
         needs = [resources(config) for config in configs]
-        check_room(ray.cluster_resources(), needs)
-        told = ray.remote(num_cpus=0)(Told).remote()
+        check_room([node["Resources"] for node in ray.nodes() if node["Alive"]], needs)
+        told = ray.remote(num_cpus=0, max_restarts=-1)(Told).remote()
         remote = ray.remote(max_retries=MOST_STARTS - 1)(_train)
         waiting = {
             remote.options(**need).remote(number, config, told, human_share): number
@@ -100,8 +109,11 @@ def spread(
                 for task in waiting:
                     ray.cancel(task, force=False)  # as Ctrl-C: who trains ends as after a signal
             done, _ = ray.wait(list(waiting), timeout=LOOK_EVERY_S)
-            for number, progress in ray.get(told.take.remote()).items():
-                listener(number, progress)
+            with suppress(
+                ray.exceptions.RayError
+            ):  # its machine is lost: the trainings are worth more than what is told of them
+                for number, progress in ray.get(told.take.remote()).items():
+                    listener(number, progress)
             for task in done:
                 number = waiting.pop(task)
                 try:
@@ -154,12 +166,13 @@ def resources(config: RunConfig) -> dict[str, float]:
     return {"num_cpus": float(config.threads or 1), "num_gpus": config.gpu_share if on_gpu else 0.0}
 
 
-def check_room(there: dict[str, float], needs: Sequence[dict[str, float]]) -> None:
-    """Ray would wait for ever for what it has not. Raises InputError."""
-    for name, what in (("CPU", "CPU threads"), ("GPU", "GPUs")):
-        most = max((need[f"num_{name.lower()}s"] for need in needs), default=0.0)
-        if most > there.get(name, 0.0):
-            raise InputError(f"a training asks for {most:g} {what}, and Ray has {there.get(name, 0.0):g}: give it fewer")
+def check_room(machines: Sequence[dict[str, float]], needs: Sequence[dict[str, float]]) -> None:
+    """Ray would wait for ever for what none of its machines has. Raises InputError."""
+    for need in needs:
+        cpus, gpus = need["num_cpus"], need["num_gpus"]
+        if not any(there.get("CPU", 0.0) >= cpus and there.get("GPU", 0.0) >= gpus for there in machines):
+            asked = f"{cpus:g} CPU threads" + (f" and {gpus:g} GPUs" if gpus else "")
+            raise InputError(f"a training asks for {asked}, and no machine of Ray's has that: give it fewer")
 
 
 def check_reachable(address: str) -> None:
@@ -174,6 +187,11 @@ def check_reachable(address: str) -> None:
         raise InputError(f"Ray cannot be reached at {address}: {getattr(error, 'strerror', None) or error}") from error
 
 
+def short_folder() -> str | None:
+    """For Ray's sockets, whose paths may have 107 signs; None: where temporary files are."""
+    return "/tmp" if len(tempfile.gettempdir()) > MOST_SIGNS and Path("/tmp").is_dir() else None
+
+
 @contextmanager
 def cluster(address: str) -> Iterator[Any]:
     """Ray, connected. Raises InputError."""
@@ -185,16 +203,22 @@ def cluster(address: str) -> Iterator[Any]:
         raise InputError("--ray needs the package ray: pip install 'playmeter[ray]'") from error
     with ExitStack() as stack:
         if address == LOCAL:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="playmeter-", ignore_cleanup_errors=True))
+            folder = stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="playmeter-", dir=short_folder(), ignore_cleanup_errors=True)
+            )
             options: dict[str, Any] = {
                 "address": LOCAL, "num_cpus": int(reserved_vcpus()) or 1, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES, "_temp_dir": folder,
             }  # fmt: skip
         else:
             check_reachable(address)
             options = {"address": address}
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
         try:
             ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             raise InputError(f"Ray cannot be reached at {address}: {' '.join(str(error).split())}") from error
         stack.callback(ray.shutdown)
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():  # Ray took SIGTERM for itself, and would end at once
+                signal.signal(number, handler)
         yield ray

@@ -17,7 +17,7 @@ from cli.sweep import asked_for
 from runs import schema
 from runs.config import InputError
 from runs.machine import reserved_vcpus
-from runs.sweep import check_room
+from runs.sweep import apart, check_room
 from tests.command_line import TINY, playmeter, started
 
 QUICK = ("--budget", "300-steps", *TINY)
@@ -102,12 +102,21 @@ def test_bad_input_is_one_line_before_anything_is_trained(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_more_than_there_is_is_not_waited_for() -> None:
-    check_room({"CPU": 4.0}, [{"num_cpus": 4.0, "num_gpus": 0.0}])
-    with pytest.raises(InputError, match="asks for 5 CPU threads, and Ray has 4"):
-        check_room({"CPU": 4.0}, [{"num_cpus": 1.0, "num_gpus": 0.0}, {"num_cpus": 5.0, "num_gpus": 0.0}])
-    with pytest.raises(InputError, match=r"asks for 0\.5 GPUs, and Ray has 0"):
-        check_room({"CPU": 4.0}, [{"num_cpus": 1.0, "num_gpus": 0.5}])
+def test_more_than_any_machine_has_is_not_waited_for() -> None:
+    two = [{"CPU": 4.0}, {"CPU": 2.0, "GPU": 1.0}]
+    check_room(two, [{"num_cpus": 4.0, "num_gpus": 0.0}, {"num_cpus": 2.0, "num_gpus": 1.0}])
+    with pytest.raises(InputError, match="asks for 5 CPU threads, and no machine"):
+        check_room(two, [{"num_cpus": 1.0, "num_gpus": 0.0}, {"num_cpus": 5.0, "num_gpus": 0.0}])
+    with pytest.raises(InputError, match="asks for 4 CPU threads and 1 GPUs"):
+        check_room(two, [{"num_cpus": 4.0, "num_gpus": 1.0}])
+
+
+def test_what_ray_is_given_says_its_threads_in_its_command() -> None:
+    (alone,), _, _ = asked_for(["dqn", "CartPole-v1", "--device", "cpu"])
+    (part,) = apart(alone.config)
+    assert (part.threads, part.command[-2:], part.device) == (1, ("--threads", "1"), "cpu")
+    (part,) = apart(asked_for(["dqn", "CartPole-v1", "--threads", "2"])[0][0].config)
+    assert (part.threads, part.command.count("--threads")) == (2, 1)
 
 
 SWEEP = ("dqn,c51", "CartPole-v1,Acrobot-v1", "--seeds", "2", "--vary", "agent.n-step=1,3", *QUICK)
@@ -153,8 +162,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("how", [(), ("--ray", "local")], ids=["in turn", "with Ray"])
-def test_an_interrupted_sweep_goes_on_where_it_was(how: tuple[str, ...], whole: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("how", "number", "code"),
+    [((), signal.SIGINT, 130), (("--ray", "local"), signal.SIGINT, 130), (("--ray", "local"), signal.SIGTERM, 75)],
+    ids=["in turn", "with Ray", "with Ray, by the queue"],
+)
+def test_an_interrupted_sweep_goes_on_where_it_was(
+    how: tuple[str, ...], number: signal.Signals, code: int, whole: Path, tmp_path: Path
+) -> None:
     """Three trainings of which the first is interrupted: the rest is not begun, or interrupted too; the same command makes what
     would have been."""
     asked, cut = (*LONGER, *how), tmp_path
@@ -163,9 +178,9 @@ def test_an_interrupted_sweep_goes_on_where_it_was(how: tuple[str, ...], whole: 
     while not any((folder / schema.LEDGER_FILE).exists() for folder in run_folders(cut / "results").values()):
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     output, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (130, "")
+    assert (process.returncode, errors) == (code, "")
     assert schema.INTERRUPTED in statuses(cut / "results")
     assert f"not begun: {3 - len(run_folders(cut / 'results'))} of 3 trainings\n" in output
     assert "report:" not in output
