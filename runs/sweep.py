@@ -109,9 +109,7 @@ def spread(
                 for task in waiting:
                     ray.cancel(task, force=False)  # as Ctrl-C: who trains ends as after a signal
             done, _ = ray.wait(list(waiting), timeout=LOOK_EVERY_S)
-            with suppress(
-                ray.exceptions.RayError
-            ):  # its machine is lost: the trainings are worth more than what is told of them
+            with suppress(ray.exceptions.RayError):  # lost with its machine: the trainings are worth more than what they tell
                 for number, progress in ray.get(told.take.remote()).items():
                     listener(number, progress)
             for task in done:
