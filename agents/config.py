@@ -103,6 +103,17 @@ class AgentConfig:
     intensity_scale: float = 0.05
     """augment: standard deviation of the factor on the brightness, cut at two of them."""
 
+    self_predict: bool = False
+    """Predict from the features of an image and the actions taken what the target network sees in the images that follow, as a second
+    loss (Schwarzer et al. 2021). The features of every image are scaled to 0..1."""
+
+    self_predict_steps: int = 5
+    """self_predict: how many steps ahead, K in the paper."""
+
+    self_predict_weight: float = 5.0
+    """self_predict: weight of the squared distance between prediction and image, both of length 1, averaged over the steps. 5 is the
+    paper's 2 for the sum of cosine similarities over 5 steps."""
+
     n_step: int = 1
     """Rewards summed before bootstrapping (Sutton 1988; Hessel et al. 2018, section 3)."""
 
@@ -181,6 +192,8 @@ class AgentConfig:
             "tau_cosines",
             "munchausen_temperature",
             "noisy_sigma",
+            "self_predict_steps",
+            "self_predict_weight",
         )
         for name in positive:
             if not getattr(self, name) > 0:
@@ -208,9 +221,10 @@ class AgentConfig:
             raise ConfigError(f"agent.max_grad_norm must be positive or None, not {self.max_grad_norm}")
         if not self.hidden or any(width <= 0 for width in self.hidden):
             raise ConfigError(f"agent.hidden needs at least one positive width, not {self.hidden}")
-        if self.replay_capacity // self.envs_per_seed <= self.n_step + 4:
+        if self.replay_capacity // self.envs_per_seed <= self.ahead_steps + 4:
+            longest = "n_step" if self.ahead_steps == self.n_step else "self_predict_steps"
             raise ConfigError(
-                f"agent.replay_capacity {self.replay_capacity} is too small for n_step {self.n_step} and a frame stack"
+                f"agent.replay_capacity {self.replay_capacity} is too small for {longest} {self.ahead_steps} and a frame stack"
             )
 
         self._check_ideas()
@@ -230,6 +244,21 @@ class AgentConfig:
             )
         if self.augment and self.encoder == "mlp":
             raise ConfigError("agent.augment shifts images, and agent.encoder mlp reads vectors: set --agent.no-augment")
+
+        if self.self_predict and self.encoder == "mlp":
+            raise ConfigError(
+                "agent.self_predict predicts the features of images, and agent.encoder mlp reads vectors: set --agent.no-self-predict"
+            )
+
+    @property
+    def predicted_steps(self) -> int:
+        """Observations after its first that a transition comes with."""
+        return self.self_predict_steps if self.self_predict else 0
+
+    @property
+    def ahead_steps(self) -> int:
+        """Steps that an update looks at, from a transition's first on."""
+        return max(self.n_step, self.predicted_steps)
 
     def epsilon(self, steps: int) -> float:
         """Probability of a random action after ``steps`` steps: 1 during the warm-up, then a linear decay."""

@@ -340,6 +340,35 @@ _DER = Member(
     ),
 )
 
+_SPR = Member(
+    name="spr",
+    parent="der",
+    paper="Schwarzer et al. 2021, Data-efficient reinforcement learning with self-predictive representations, arXiv 2007.05929",
+    idea="The features of the next five images are predicted as well; two updates a step, ten-step returns, moved images.",
+    changes={
+        "self_predict": True,
+        "augment": True,
+        "n_step": 10,
+        "replay_ratio": 2.0,
+        "learning_starts_steps": 2_000,
+        "importance_anneal_steps": 98_000,
+        "target_period_updates": 1,
+    },
+    by_domain={
+        "classic": {"self_predict": False, "augment": False},  # there are no images
+        "minatar": {"shift_pixels": 1, "intensity_scale": 0.0},  # 10 x 10 planes of zeros and ones
+        "atari": {"encoder": "nature", "noisy_sigma": 0.5},
+    },
+    sources={"atari": "mila-iqia/spr, scripts/run.py with --momentum-tau 1., as its README runs it with augmentation"},
+    deviations=(
+        "No batch normalisation between the two convolutions of the transition, as in the authors' later code (bigger_better_faster): "
+        "no transition's prediction depends on its neighbours in the batch.",
+        "One clip at 10 for the gradient of all parameters; the authors clip those of the transition apart, and leave out the predictor's.",
+        "A life's last observation is not predicted, and one image of each pair is moved once for all networks that look at it.",
+        "On control tasks there are no images to predict: what is left is der with ten-step returns, two updates a step and no target network.",
+    ),
+)
+
 _DRQ_EPS = Member(
     name="drq_eps",
     parent="dueling",
@@ -383,6 +412,7 @@ FAMILY: dict[str, Member] = {
         _C51,
         _RAINBOW,
         _DER,
+        _SPR,
         _QRDQN,
         _IQN,
         _MUNCHAUSEN_IQN,

@@ -162,6 +162,33 @@ class StridedConv2d(nn.Conv2d):
         return torch.cat([beside[:, k : k + rows] for k in range(down)], dim=3)
 
 
+class Transition(nn.Module):
+    """The features that follow on those of an image when an action is taken: two 3 x 3 convolutions (Schwarzer et al. 2021, section 2.3).
+
+    The action enters as planes, all ones for the one taken and zeros for the others.
+    """
+
+    def __init__(self, channels: int, num_actions: int) -> None:
+        super().__init__()
+        self.num_actions = num_actions
+        self.first = nn.Conv2d(channels + num_actions, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, features: Tensor, action: Tensor) -> Tensor:
+        """[B, C, H, W] and [B] int64 to [B, C, H, W]."""
+        taken = action[:, None] == torch.arange(self.num_actions, device=action.device)
+        planes = taken.to(features.dtype)[:, :, None, None].expand(-1, -1, *features.shape[2:])
+        x = torch.relu(self.first(torch.cat([features, planes], dim=1)))
+        return torch.relu(self.second(x))
+
+
+def scaled_features(features: Tensor) -> Tensor:
+    """[B, ...], each image's from 0 to 1, so that predictions of predictions keep their size (as in MuZero)."""
+    flat = features.flatten(1)
+    low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
+    return ((flat - low) / (high - low + 1e-5)).view_as(features)
+
+
 def _product(layer: nn.Conv2d, patches: Tensor) -> Tensor:
     """A convolution over its patches [B, H', W', h, w, C]: [B, outputs, H', W']."""
     return nn.functional.linear(patches.flatten(3), layer.weight.permute(0, 2, 3, 1).flatten(1), layer.bias).movedim(-1, 1)

@@ -73,6 +73,10 @@ class Learner:
     ) -> None:
         """``num_actions``: of all seeds, or of each. ``together``: where one update is due at a step, the caller asks for
         ``act_and_update``; else always for the two apart."""
+        if layout.predicted_steps != config.predicted_steps:
+            raise ValueError(
+                f"the replay gives {layout.predicted_steps} observations to predict, the agent predicts {config.predicted_steps}"
+            )
         self.config, self.layout, self.seeds = config, layout, tuple(seeds)
         self.num_actions = (num_actions,) * len(seeds) if isinstance(num_actions, int) else tuple(num_actions)
         self.device = torch.device(device)
@@ -340,9 +344,14 @@ def epsilon_greedy(q: Tensor, explore: Tensor, which: Tensor, epsilon: Tensor, l
 
 def noise_widths(config: AgentConfig, network: FlatNetwork) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """How many uniform and how many normal numbers an update of one seed takes, in the order of :func:`split_noise`."""
-    batch, iqn, augments = config.batch_size, config.head == "iqn", config.augment
+    batch, iqn, images = config.batch_size, config.head == "iqn", moved_images(config)
     taus = (batch * count if iqn else 0 for count in (config.num_tau, config.num_tau_target, config.num_tau_act))
-    return (batch, *taus, 4 * batch if augments else 0), (3 * network.noise_width, 2 * batch if augments else 0)
+    return (batch, *taus, 2 * images * batch), (3 * network.noise_width, images * batch)
+
+
+def moved_images(config: AgentConfig) -> int:
+    """How many images of a transition are shifted and brightened, M."""
+    return 2 + config.predicted_steps if config.augment else 0
 
 
 def split_noise(
@@ -351,14 +360,14 @@ def split_noise(
     """The random numbers of one update of S seeds, by what they are for.
 
     Returns:
-        For sampling [S, B] float64; for the networks, with a leading axis of seeds; for the shifts [S, 2, B, 2] of obs and next_obs
-        and their brightness [S, 2, B].
+        For sampling [S, B] float64; for the networks, with a leading axis of seeds; for the shifts [S, M, B, 2] of obs, next_obs and
+        what is ahead, and their brightness [S, M, B].
     """
     uniforms, normals = noise_widths(config, network)
     which, *taus, shift = uniform.split(uniforms, dim=1)
     noisy, intensity = normal.split(normals, dim=1)
     tau, tau_target, tau_select = (part.float().unflatten(1, (config.batch_size, -1)) for part in taus)
-    images = (2, config.batch_size) if config.augment else (2, 0)
+    images = (moved_images(config), config.batch_size)
     noise_of_networks = UpdateNoise(noisy.unflatten(1, (3, -1)), tau, tau_target, tau_select)
     return which, noise_of_networks, shift.unflatten(1, (*images, 2)), intensity.unflatten(1, images)
 
@@ -438,12 +447,18 @@ def read_by_calls(config: AgentConfig) -> dict[str, Any]:
 
 
 def augmented(config: AgentConfig, batch: Batch, shift: Tensor, intensity: Tensor) -> Batch:
-    """The batch [S, B, ...] with its images shifted and brightened, observations and next observations apart."""
+    """The batch [S, B, ...] with its images shifted and brightened, every one apart."""
 
-    def one(obs: Tensor, k: int) -> Tensor:
-        flat = augment(
-            obs.flatten(0, 1), shift[:, k].flatten(0, 1), intensity[:, k].flatten(), config.shift_pixels, config.intensity_scale
-        )
-        return flat.view(obs.shape)
+    def moved(obs: Tensor, shift: Tensor, intensity: Tensor) -> Tensor:
+        """Images [..., C, H, W], with shifts [..., 2] and brightness [...]."""
+        leading = intensity.dim()
+        flat = obs.flatten(0, leading - 1), shift.flatten(0, leading - 1), intensity.flatten()
+        return augment(*flat, config.shift_pixels, config.intensity_scale).view(obs.shape)
 
-    return batch._replace(obs=one(batch.obs, 0), next_obs=one(batch.next_obs, 1))
+    batch = batch._replace(
+        obs=moved(batch.obs, shift[:, 0], intensity[:, 0]), next_obs=moved(batch.next_obs, shift[:, 1], intensity[:, 1])
+    )
+    if batch.ahead:
+        after = moved(batch.ahead.obs, shift[:, 2:].transpose(1, 2), intensity[:, 2:].transpose(1, 2))
+        batch = batch._replace(ahead=batch.ahead._replace(obs=after))
+    return batch

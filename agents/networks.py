@@ -5,16 +5,25 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import TypeGuard
+from typing import Any, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from agents.config import AgentConfig
-from agents.layers import Linear, PatchConv2d, StridedConv2d, TileConv2d, convolutions, feature_width
+from agents.layers import (
+    Linear,
+    PatchConv2d,
+    StridedConv2d,
+    TileConv2d,
+    Transition,
+    convolutions,
+    feature_width,
+    scaled_features,
+)
 from agents.operators import kept, once, own_products, traced
 from agents.stacks import MOST_WIDE, STACK, Tiles
 
@@ -48,6 +57,10 @@ class QNetwork(nn.Module):
             self.value = self._linear(last, outputs)
         self.advantage_hidden = self._linear(width, last)
         self.advantage = self._linear(last, num_actions * outputs)  # without dueling: the action values themselves
+        if config.self_predict:
+            self.transition = Transition(convs[-1].out_channels, num_actions)
+            projected = sum(layer.out_features for layer in self._first_hidden())
+            self.predictor = nn.Linear(projected, projected)
 
     def _linear(self, inputs: int, outputs: int) -> Linear:
         layer = Linear(inputs, outputs, self.config.noisy_sigma if self.config.noisy else None, self.noise_width)
@@ -100,10 +113,54 @@ class QNetwork(nn.Module):
             bf16: convolutions and hidden layers in bfloat16.
             legal: [A] bool, the outputs that are actions of this game; None or [0]: all are.
         """
-        if noise is not None and self.noise_width:
-            noise = once(noise.sign() * noise.abs().sqrt())  # f of Fortunato et al. 2018, eq. 10
-        with torch.autocast(obs.device.type, torch.bfloat16) if bf16 else nullcontext():
-            value_hidden, advantage_hidden = self._hidden(obs if scaled else self.scaled(obs, bf16), noise, tau)
+        noise = self._shaped(noise)
+        with self._precision(obs, bf16):
+            features = self._features(obs if scaled else self.scaled(obs, bf16))
+            value_hidden, advantage_hidden = self._hidden(features, noise, tau)
+        return self._outputs(value_hidden, advantage_hidden, noise, legal)
+
+    def predicting(
+        self, obs: Tensor, action: Tensor, noise: Tensor | None, tau: Tensor | None, bf16: bool, legal: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """What :meth:`forward` gives at scaled observations, and what is predicted of those that follow, [B, K, D], after each of the
+        actions [B, K] (self_predict)."""
+        noise = self._shaped(noise)
+        with self._precision(obs, bf16):
+            features = self._features(obs)
+            value_hidden, advantage_hidden = self._hidden(features, noise, tau)
+            ahead = []
+            for taken in action.unbind(1):
+                features = scaled_features(self.transition(features, taken))
+                ahead.append(features)
+            predicted = self.predictor(self._projected(torch.stack(ahead, 1).flatten(0, 1)))
+        out = self._outputs(value_hidden, advantage_hidden, noise, legal)
+        return out, predicted.float().unflatten(0, action.shape)
+
+    def projected(self, obs: Tensor, bf16: bool) -> Tensor:
+        """Scaled observations [B, ...] as predictions are compared with them: [B, D] (self_predict)."""
+        with self._precision(obs, bf16):
+            return self._projected(self._features(obs)).float()
+
+    def _projected(self, features: Tensor) -> Tensor:
+        """[B, D]: of the first fully connected layers, without noise and before they are cut off at 0."""
+        return torch.cat([layer(features.flatten(1)) for layer in self._first_hidden()], dim=1)
+
+    def _first_hidden(self) -> list[Linear]:
+        if len(self.trunk):
+            return [cast(Linear, self.trunk[0])]
+        return [self.value_hidden, self.advantage_hidden] if self.config.dueling else [self.advantage_hidden]
+
+    @staticmethod
+    def _precision(obs: Tensor, bf16: bool) -> AbstractContextManager[Any]:
+        return torch.autocast(obs.device.type, torch.bfloat16) if bf16 else nullcontext()
+
+    def _shaped(self, noise: Tensor | None) -> Tensor | None:
+        """f of Fortunato et al. 2018, eq. 10, of standard normal numbers [noise_width]."""
+        return noise if noise is None or not self.noise_width else once(noise.sign() * noise.abs().sqrt())
+
+    def _outputs(
+        self, value_hidden: Tensor | None, advantage_hidden: Tensor, noise: Tensor | None, legal: Tensor | None
+    ) -> Tensor:
         batch = advantage_hidden.shape[:-1]  # [B], or [B, N] with quantiles
         out = self.advantage(advantage_hidden.float(), noise).unflatten(-1, (self.num_actions, -1))
         if value_hidden is not None:
@@ -111,14 +168,18 @@ class QNetwork(nn.Module):
             out = value.unsqueeze(-2) + out - mean_over_actions(out, legal)
         return out if len(batch) == 1 else out.squeeze(-1).transpose(-1, -2)
 
-    def _hidden(self, x: Tensor, noise: Tensor | None, tau: Tensor | None) -> tuple[Tensor | None, Tensor]:
-        """Inputs of the output layers, [B, H] or [B, N, H]: of the value stream (dueling), and of the advantages."""
+    def _features(self, x: Tensor) -> Tensor:
+        """What the convolutions make of scaled observations, [B, C, H, W]; the observations themselves where there are none."""
         for conv in self.convs:
             x = torch.relu(conv(x))
         last = self.convs[-1] if len(self.convs) else None
         if isinstance(last, StridedConv2d) and x.device.type == "cpu" and last.by_taps(torch.is_autocast_enabled("cpu")):
             x = kept(x.contiguous())  # turned by itself it is in vectors, in what reads it number by number
-        x = x.flatten(1)
+        return scaled_features(x) if self.config.self_predict else x
+
+    def _hidden(self, features: Tensor, noise: Tensor | None, tau: Tensor | None) -> tuple[Tensor | None, Tensor]:
+        """Inputs of the output layers, [B, H] or [B, N, H]: of the value stream (dueling), and of the advantages."""
+        x = features.flatten(1)
         for layer in self.trunk:
             x = torch.relu(layer(x, noise))
         if self.config.head == "iqn":
@@ -180,6 +241,7 @@ class FlatNetwork:
     slices: dict[str, tuple[int, torch.Size]]
     channels_last: frozenset[str]
     size: int
+    methods: dict[str, _Method]  # of the module, beside its forward
 
     @property
     def noise_width(self) -> int:
@@ -276,6 +338,27 @@ class FlatNetwork:
         """What the head learns of the return, [B, A, Z], at observations [B, *obs_shape]; see :meth:`QNetwork.forward`."""
         return functional_call(self.module, params, (obs, noise, tau, bf16, scaled, legal))
 
+    def predicting(
+        self,
+        params: dict[str, Tensor],
+        obs: Tensor,
+        action: Tensor,
+        noise: Tensor | None,
+        tau: Tensor | None,
+        bf16: bool = False,
+        legal: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """:meth:`apply` at scaled observations, and predictions [B, K, D] after each of the actions [B, K]; see
+        :meth:`QNetwork.predicting`."""
+        return self._call("predicting", params, obs, action, noise, tau, bf16, legal)  # type: ignore[no-any-return]
+
+    def projected(self, params: dict[str, Tensor], obs: Tensor, bf16: bool = False) -> Tensor:
+        """Scaled observations as predictions are compared with them, [B, D]; see :meth:`QNetwork.projected`."""
+        return self._call("projected", params, obs, bf16)  # type: ignore[no-any-return]
+
+    def _call(self, method: str, params: dict[str, Tensor], *args: Any) -> Any:
+        return functional_call(self.methods[method], {f"module.{name}": value for name, value in params.items()}, args)
+
     def q_values(self, out: Tensor, legal: Tensor | None = None) -> Tensor:
         """Action values [..., A] of what ``apply`` returns."""
         return self.module.q_values(out, legal)
@@ -296,12 +379,23 @@ class FlatNetwork:
         return flat
 
 
+class _Method(nn.Module):
+    """A method of a module as the forward of one, which is what functional_call calls."""
+
+    def __init__(self, module: nn.Module, name: str) -> None:
+        super().__init__()
+        self.module, self.name = module, name
+
+    def forward(self, *args: Any) -> Any:
+        return getattr(self.module, self.name)(*args)
+
+
 def widened(params: Tensor, network: FlatNetwork, wide: FlatNetwork) -> Tensor:
     """Parameters [P] of ``network`` as those of one that is the same but for more actions, whose own parameters are 0."""
     flat = torch.zeros(wide.size)
     theirs = wide.unflatten(flat)
     for name, own in network.unflatten(params).items():
-        theirs[name][: len(own)] = own
+        theirs[name][_part(own)] = own
     return flat
 
 
@@ -310,8 +404,13 @@ def narrowed(params: Tensor, network: FlatNetwork, wide: FlatNetwork) -> Tensor:
     flat = torch.empty(network.size)
     theirs = wide.unflatten(params)
     for name, own in network.unflatten(flat).items():
-        own.copy_(theirs[name][: len(own)])
+        own.copy_(theirs[name][_part(own)])
     return flat
+
+
+def _part(own: Tensor) -> tuple[slice, ...]:
+    """Where a parameter lies in the same one of a network with more actions: actions come last, among outputs and among inputs."""
+    return tuple(slice(size) for size in own.shape)
 
 
 def flat_network(build: Callable[[], QNetwork]) -> FlatNetwork:
@@ -322,4 +421,5 @@ def flat_network(build: Callable[[], QNetwork]) -> FlatNetwork:
         slices[name] = (offset, parameter.shape)
         offset += parameter.numel()
     channels_last = frozenset(f"convs.{k}.weight" for k, conv in enumerate(module.convs) if not isinstance(conv, PatchConv2d))
-    return FlatNetwork(module, slices, channels_last, offset)
+    methods = {name: _Method(module, name) for name in ("predicting", "projected")}
+    return FlatNetwork(module, slices, channels_last, offset, methods)

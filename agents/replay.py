@@ -23,7 +23,7 @@ from agents import priorities
 from agents.operators import once, take_rows
 from agents.priorities import Priorities
 from agents.stacks import STACK, Tiles, as_tiles
-from agents.update import Batch
+from agents.update import Ahead, Batch
 
 ACTION, REWARD, TERMINAL, FINAL, AGE = range(5)  # columns of ReplayStorage.meta
 
@@ -54,6 +54,7 @@ class ReplayLayout:
     clip_rewards: bool
     prioritized: bool = False
     priority_uniform_share: float = 0.0
+    predicted_steps: int = 0  # observations after its first that a transition comes with, K (self_predict)
 
     @property
     def lanes(self) -> int:
@@ -101,7 +102,7 @@ class Replay:
     def _window(self) -> tuple[int, int]:
         layout = self.layout
         first = max(0, self.row - layout.capacity + layout.stack)
-        return first, max(0, self.row - layout.n_step + 1 - first)
+        return first, max(0, self.row - max(layout.n_step, layout.predicted_steps) + 1 - first)
 
     def begin(self, obs: NDArray[Any] | Tensor) -> None:
         """Store the newest frame of the observations [L, *obs_shape] in which the agent is about to act.
@@ -266,7 +267,22 @@ def gather(layout: ReplayLayout, storage: ReplayStorage, lane: Tensor, row: Tens
         discount=once(discount),
         next_obs=_stack(layout, storage, lane, last + 1, torch.where(slot > 0, age + 1, next_age), slot, tiles),
         weight=torch.ones_like(discount),
+        ahead=_ahead(layout, storage, lane, row, tiles) if layout.predicted_steps else (),
     )
+
+
+def _ahead(layout: ReplayLayout, storage: ReplayStorage, lane: Tensor, row: Tensor, tiles: Tiles | None) -> Ahead:
+    """The K steps after ``row`` of ``lane``, both [S, B]."""
+    capacity, meta = layout.capacity, storage.meta.view(-1, 5)
+    rows = row[..., None] + torch.arange(layout.predicted_steps + 1, device=row.device)
+    steps = meta[(lane * capacity)[..., None] + rows % capacity]  # [S, B, K + 1, 5]
+    taken, came = steps[..., :-1, :], steps[..., 1:, :]
+    ended = (taken[..., TERMINAL] > 0) | (taken[..., FINAL] > 0)
+    count = taken.shape[1:3]  # B, K
+    lanes = lane[..., None].expand(taken.shape[:3]).flatten(1)
+    age = came[..., AGE].long().flatten(1)
+    obs = _stack(layout, storage, lanes, once(rows[..., 1:].flatten(1)), once(age), torch.zeros_like(age), tiles)
+    return Ahead(obs.unflatten(1, count), once(taken[..., ACTION].long()), once((1 - ended.float()).cumprod(-1)))
 
 
 def _stack(

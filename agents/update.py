@@ -26,6 +26,14 @@ MAX_CROSS_ENTROPY_PRIORITY = (
 )
 
 
+class Ahead(NamedTuple):
+    """What came after the observations of B transitions, K steps of it."""
+
+    obs: Tensor  # [B, K, *obs_shape] after one step, two, ...; in an update [B x K, ...], what QNetwork.scaled makes of them
+    action: Tensor  # [B, K] int64 that led to each
+    alive: Tensor  # [B, K] 1 where it belongs to the same life as the first observation, 0 where its number means nothing
+
+
 class Batch(NamedTuple):
     """B transitions, n-step returns already summed (agents/replay.py)."""
 
@@ -36,6 +44,7 @@ class Batch(NamedTuple):
     next_obs: Tensor  # [B, *obs_shape] where to bootstrap
     weight: Tensor  # [B] importance weight, 1 where sampling is uniform
     legal: Tensor | None = None  # [A] the outputs that are actions of this game; None or [0]: all are
+    ahead: Ahead | tuple[()] = ()  # for self_predict
 
 
 class UpdateNoise(NamedTuple):
@@ -107,20 +116,29 @@ def make_update(config: AgentConfig, network: FlatNetwork) -> Update:
 
     def loss_fn(params: Params, target: Params, batch: Batch, noise: UpdateNoise) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         tau = noise.tau if config.head == "iqn" else None
-        out = _forward(config, network, params, batch.obs, noise.normal[0], tau, batch.legal)  # [B, A, Z]
+        if batch.ahead:
+            out, distance = _self_prediction(config, network, params, target, batch, batch.ahead, noise.normal[0], tau)
+        else:
+            out = _forward(config, network, params, batch.obs, noise.normal[0], tau, batch.legal)  # [B, A, Z]
         with torch.no_grad():
             goal = Bootstrap(*map(once, bootstrap(config, network, params, target, batch, noise)))
         chosen = out.gather(1, batch.action[:, None, None].expand(-1, 1, out.shape[-1])).squeeze(1)  # [B, Z]
         losses, priorities = loss_of(config, network, chosen, tau, goal)
         values = network.q_values(out)
         mean_q = (values * batch.legal).sum(-1).mean() / batch.legal.sum() if masks(batch.legal) else values.mean()
+        if batch.ahead:
+            losses = losses + config.self_predict_weight * distance
         return (batch.weight * losses).mean(), (priorities.detach(), mean_q.detach())
 
     def update(
         params: Pieces, target: Pieces, state: OptState, batch: Batch, noise: UpdateNoise
     ) -> tuple[Pieces, OptState, Tensor, Metrics]:
-        obs, next_obs = (network.module.scaled(frames, config.precision == "bf16") for frames in (batch.obs, batch.next_obs))
+        bf16 = config.precision == "bf16"
+        obs, next_obs = (network.module.scaled(frames, bf16) for frames in (batch.obs, batch.next_obs))
         batch = batch._replace(obs=obs, next_obs=next_obs)
+        if batch.ahead:
+            after = network.module.scaled(batch.ahead.obs.flatten(0, 1), bf16)
+            batch = batch._replace(ahead=batch.ahead._replace(obs=after))
         grad_fn = grad_and_value(loss_fn, has_aux=True)
         read = network.unflatten(*network.reading(params, state.rounded))
         grads, (loss, (priorities, mean_q)) = grad_fn(read, network.unflatten(*target), batch, noise)
@@ -147,6 +165,34 @@ def _forward(
 ) -> Tensor:
     """The network at scaled observations as updates compute it, [B, A, Z]; gradients and targets see the same precision."""
     return network.apply(params, obs, noise, tau, bf16=config.precision == "bf16", scaled=True, legal=legal)
+
+
+def _self_prediction(
+    config: AgentConfig,
+    network: FlatNetwork,
+    params: Params,
+    target: Params,
+    batch: Batch,
+    ahead: Ahead,
+    noise: Tensor,
+    tau: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """The network at the observations [B, A, Z], and how far it predicts from what the target network sees later, [B].
+
+    The squared distance of vectors of length 1, 2 - 2 cos, in the mean over the steps; those after the life's end count as 0
+    (Schwarzer et al. 2021, eq. 5).
+    """
+    bf16 = config.precision == "bf16"
+    out, predicted = network.predicting(params, batch.obs, ahead.action, noise, tau, bf16, batch.legal)
+    with torch.no_grad():
+        seen = once(network.projected(target, ahead.obs, bf16)).unflatten(0, ahead.action.shape)
+    distance = (unit(predicted) - unit(seen)).square().sum(-1)  # [B, K]
+    return out, (ahead.alive * distance).mean(-1)
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """[..., D] with length 1; hardly any where they are shorter than a thousandth (the authors' code)."""
+    return torch.nn.functional.normalize(vectors, dim=-1, eps=1e-3)
 
 
 def _greedy_bootstrap(

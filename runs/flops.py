@@ -16,7 +16,7 @@ from agents import disk_cache
 from agents.config import AgentConfig
 from agents.learner import noise_widths, q_network, read_by_calls, split_noise
 from agents.replay import ReplayLayout
-from agents.update import Batch, OptState, UpdateNoise, make_update
+from agents.update import Ahead, Batch, OptState, UpdateNoise, make_update
 
 CODE = Path(__file__).read_bytes()
 """How they are counted, beside what the agents' code says."""
@@ -52,6 +52,10 @@ def count_flops(config: AgentConfig, layout: ReplayLayout, num_actions: int) -> 
     obs = torch.empty(size, *layout.obs_shape, dtype=torch.uint8 if layout.pixels else torch.float32, device=meta)
     scalar = torch.empty(size, device=meta)
     batch = Batch(obs, torch.empty(size, dtype=torch.int64, device=meta), scalar, scalar, obs, scalar)
+    if config.self_predict:
+        after = obs[:, None].expand(-1, config.self_predict_steps, *layout.obs_shape)
+        steps = torch.empty(size, config.self_predict_steps, device=meta)
+        batch = batch._replace(ahead=Ahead(after, steps.long(), steps))
     uniforms, normals = (torch.empty(1, sum(widths), device=meta) for widths in noise_widths(config, network))
     noise = UpdateNoise(*(tensor[0] for tensor in split_noise(config, network, uniforms, normals)[1]))
     state = OptState((params,), (params,), torch.empty((), device=meta))

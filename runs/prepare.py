@@ -158,7 +158,7 @@ def replay_layout(agent: AgentConfig, world: World, seeds: tuple[int, ...], budg
     most = most_steps(budget, env)
     capacity = -(-agent.replay_capacity // agent.envs_per_seed)
     if most is not None:
-        capacity = min(capacity, most // agent.envs_per_seed + agent.n_step + 16)
+        capacity = min(capacity, most // agent.envs_per_seed + agent.ahead_steps + 16)
     space = world.single_observation_space
     assert space.shape is not None
     stacked = world.stack_padding is not None
@@ -176,6 +176,7 @@ def replay_layout(agent: AgentConfig, world: World, seeds: tuple[int, ...], budg
         clip_rewards=agent.clip_rewards,
         prioritized=agent.prioritized,
         priority_uniform_share=agent.priority_uniform_share,
+        predicted_steps=agent.predicted_steps,
     )
 
 

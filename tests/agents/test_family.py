@@ -38,7 +38,7 @@ def test_every_agent_names_its_paper_and_hangs_on_the_one_root() -> None:
 
 def test_ideas_are_inherited() -> None:
     ideas = {name: (agent_config(name, "atari").double, agent_config(name, "atari").dueling) for name in FAMILY}
-    both = {"dueling", "drq_eps", "rainbow", "der"}
+    both = {"dueling", "drq_eps", "rainbow", "der", "spr"}
     selects_online = both | {"double", "prioritized"}
     assert ideas == {name: (name in selects_online, name in both) for name in FAMILY}
 
@@ -93,6 +93,34 @@ PUBLISHED_ATARI = {
         "optimiser_eps": 1.5e-4,
         "noisy_sigma": 0.1,
         "max_grad_norm": 10,
+    },
+    # mila-iqia/spr, scripts/run.py with the settings of its README.
+    "spr": {
+        "encoder": "nature",
+        "hidden": (256,),
+        "head": "c51",
+        "double": True,
+        "dueling": True,
+        "noisy": True,
+        "noisy_sigma": 0.5,
+        "n_step": 10,
+        "replay_ratio": 2,
+        "batch_size": 32,
+        "learning_starts_steps": 2_000,
+        "target_period_updates": 1,
+        "target_ema_rate": None,
+        "learning_rate": 1e-4,
+        "optimiser_eps": 1.5e-4,
+        "max_grad_norm": 10,
+        "priority_exponent": 0.5,
+        "priority_uniform_share": 0,
+        "importance_exponent_start": 0.4,
+        "augment": True,
+        "shift_pixels": 4,
+        "intensity_scale": 0.05,
+        "self_predict_steps": 5,
+        "self_predict_weight": 5,
+        "gamma": 0.99,
     },
     "drq_eps": {
         "encoder": "nature",

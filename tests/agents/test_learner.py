@@ -47,6 +47,7 @@ def learner(
         clip_rewards=False,
         prioritized=config.prioritized,
         priority_uniform_share=config.priority_uniform_share,
+        predicted_steps=config.predicted_steps,
     )
     return Learner(config, layout, num_actions, seeds, **options)
 

@@ -82,6 +82,7 @@ def train(config: AgentConfig, steps: int = STEPS) -> Learner:
         clip_rewards=False,
         prioritized=config.prioritized,
         priority_uniform_share=config.priority_uniform_share,
+        predicted_steps=config.predicted_steps,
     )
     learner = Learner(config, layout, 3, (0,))
     game = Catch(np.random.default_rng(0))

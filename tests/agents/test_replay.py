@@ -125,6 +125,8 @@ VARIANTS = {
     "clipped rewards": {"clip_rewards": True},
     "vectors, n 1": {"stack": 1, "pixels": False, "frame_shape": (4,), "n_step": 1},
     "vectors, n 5": {"stack": 1, "pixels": False, "frame_shape": (4,), "n_step": 5},
+    "predicting 2 of 3 steps": {"predicted_steps": 2},
+    "predicting 5 steps, n 3": {"predicted_steps": 5},
 }
 
 
@@ -136,7 +138,8 @@ def test_every_row_that_may_be_sampled_is_the_transition_of_the_naive_history(ch
     first, count = replay.storage.clock.tolist()
     oldest = max(0, steps - rules.capacity)  # the row in progress has taken the place of the one before it
     assert first == (oldest + rules.stack - 1 if oldest else 0)
-    assert first + count - 1 == steps - 1 - rules.n_step, "the newest start is the one whose n successors are known"
+    ahead = max(rules.n_step, rules.predicted_steps)
+    assert first + count - 1 == steps - 1 - ahead, "the newest start is the one whose successors are known"
     starts = torch.arange(first, first + count)
     for k, lane in enumerate(lanes):
         batch = gather(rules, replay.storage, torch.full((1, count), k), starts[None])
@@ -148,6 +151,15 @@ def test_every_row_that_may_be_sampled_is_the_transition_of_the_naive_history(ch
             assert batch.discount[0, at].item() == pytest.approx(discount, rel=1e-6)
             if next_obs is not None:
                 np.testing.assert_array_equal(batch.next_obs[0, at], next_obs)
+            assert bool(batch.ahead) == bool(rules.predicted_steps)
+            if batch.ahead:
+                alive = True
+                for step in range(rules.predicted_steps):
+                    assert batch.ahead.action[0, at, step] == lane.action[t + step]
+                    alive = alive and not lane.terminal[t + step] and not lane.done[t + step]
+                    assert batch.ahead.alive[0, at, step] == alive
+                    if alive:
+                        np.testing.assert_array_equal(batch.ahead.obs[0, at, step], lane.obs(t + step + 1, rules))
 
 
 def test_truncation_bootstraps_and_life_loss_does_not() -> None:
@@ -211,7 +223,7 @@ def test_the_c51_target_of_twenty_steps_lies_at_the_return_plus_gamma_to_the_20_
     net.unflatten(certain)["advantage.bias"][40] = 100.0  # the target network: 200 for sure
     uniform = torch.zeros(net.size)
     net.unflatten(uniform)["advantage.bias"].copy_(torch.linspace(0, 3, 121))  # every place has a cross-entropy of its own
-    batch = Batch(*(part[0] for part in steady({})[:-1]))
+    batch = Batch(*(part[0] for part in steady({})[:-2]))
     noise = UpdateNoise(torch.zeros(3, 0), *torch.zeros(3, 9, 0))
     state = OptState((torch.zeros(net.size),), (torch.zeros(net.size),), torch.zeros(()))
     losses = make_update(config, net)((uniform,), (certain,), state, batch, noise)[2]
@@ -279,6 +291,6 @@ def test_state_dict_restores_the_replay_exactly() -> None:
     uniform = torch.rand(2, 64, dtype=torch.float64)
     ours, theirs = (sample(rules, it.storage, uniform, PLAIN)[0] for it in (replay, copy))
     assert ours.legal is theirs.legal is None, "a replay knows nothing of games"
-    for one, other in zip(ours[:-1], theirs[:-1], strict=True):
+    for one, other in zip(ours[:-2], theirs[:-2], strict=True):
         assert torch.equal(one, other)
     assert len(copy) == len(replay)

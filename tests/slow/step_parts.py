@@ -44,6 +44,7 @@ def build(case: str, device: torch.device, precision: Any, compile: bool, graphs
         seeds=len(seeds), envs_per_seed=1, capacity=20_000, frame_shape=frame_shape, pixels=len(frame_shape) > 1, stack=stack,
         stack_padding="zeros", max_episode_steps=27_000, n_step=config.n_step, gamma=config.gamma, clip_rewards=True,
         prioritized=config.prioritized, priority_uniform_share=config.priority_uniform_share,
+        predicted_steps=config.predicted_steps,
     )  # fmt: skip
     learner = Learner(config, layout, actions, seeds, device, compile)
     rng, shape = np.random.default_rng(0), (8, len(seeds), *layout.obs_shape)
