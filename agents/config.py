@@ -138,6 +138,17 @@ class AgentConfig:
     target_ema_rate: float | None = None
     """Instead of hard copies: the target moves this share of the way to the online network at every update (Lillicrap et al. 2016)."""
 
+    act_with_target: bool = False
+    """Act and be evaluated with the target network, which with ``target_ema_rate`` is a mean of many networks (D'Oro et al. 2023)."""
+
+    reset_every_steps: int | None = None
+    """Every so many steps go on with new weights: those of the convolutions and of ``self_predict``'s transition are mixed with fresh
+    ones, all others are fresh ones, and what the optimiser knows of these is forgotten. The replay stays (Nikishin et al. 2022). The
+    training should not end soon after a reset. None: never."""
+
+    reset_keep: float = 0.8
+    """reset_every_steps: share of the old weight in a mixture (D'Oro et al. 2023)."""
+
     optimiser: Literal["adam", "rmsprop"] = "adam"
     """Adam (Kingma and Ba 2015), or centred RMSProp with the epsilon inside the root, as Mnih et al. 2015 used it."""
 
@@ -198,7 +209,7 @@ class AgentConfig:
         for name in positive:
             if not getattr(self, name) > 0:
                 raise ConfigError(f"agent.{name} must be positive, not {getattr(self, name)}")
-        shares = ("gamma", "epsilon_start", "epsilon_end", "priority_uniform_share", "munchausen_alpha")
+        shares = ("gamma", "epsilon_start", "epsilon_end", "priority_uniform_share", "munchausen_alpha", "reset_keep")
         exponents = ("priority_exponent", "importance_exponent_start", "importance_exponent_end")
         for name in (*shares, *exponents):
             if not 0.0 <= getattr(self, name) <= 1.0:
@@ -217,6 +228,8 @@ class AgentConfig:
             raise ConfigError(f"agent.optimiser_eps must be at least {MIN_OPTIMISER_EPS:g}, not {self.optimiser_eps}")
         if self.target_ema_rate is not None and not 0 < self.target_ema_rate <= 1:
             raise ConfigError(f"agent.target_ema_rate must lie between 0 and 1 or be None, not {self.target_ema_rate}")
+        if self.reset_every_steps is not None and not self.reset_every_steps > 0:
+            raise ConfigError(f"agent.reset_every_steps must be positive or None, not {self.reset_every_steps}")
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:
             raise ConfigError(f"agent.max_grad_norm must be positive or None, not {self.max_grad_norm}")
         if not self.hidden or any(width <= 0 for width in self.hidden):

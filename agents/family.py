@@ -369,6 +369,27 @@ _SPR = Member(
     ),
 )
 
+_SR_SPR = Member(
+    name="sr-spr",
+    parent="spr",
+    paper="D'Oro et al. 2023, Sample-efficient reinforcement learning by breaking the replay ratio barrier, ICLR; resets: Nikishin et "
+    "al. 2022, arXiv 2205.07802",
+    idea="Eight updates a step, which new weights every 5,000 steps keep from overfitting; acts with a mean of its networks.",
+    changes={
+        "replay_ratio": 8.0,
+        "reset_every_steps": 5_000,
+        "reset_keep": 0.8,
+        "target_ema_rate": 0.005,
+        "act_with_target": True,
+        "noisy": False,
+    },
+    sources={"atari": "google-research, bigger_better_faster/bbf/configs/SR_SPR.gin: without noise, which `hurts performance`"},
+    deviations=(
+        "The network of spr: two streams of 256 before the output, where the authors' later code has one layer of 512.",
+        "The paper goes up to 16 updates a step.",
+    ),
+)
+
 _DRQ_EPS = Member(
     name="drq_eps",
     parent="dueling",
@@ -413,6 +434,7 @@ FAMILY: dict[str, Member] = {
         _RAINBOW,
         _DER,
         _SPR,
+        _SR_SPR,
         _QRDQN,
         _IQN,
         _MUNCHAUSEN_IQN,

@@ -85,12 +85,9 @@ class Learner:
         self._legal = torch.arange(most) < torch.tensor(self.num_actions)[:, None]
         self._legal = self._legal[:, : 0 if self._legal.all() else most].to(self.device)
         self.replay = Replay(layout, self.device)
-        fresh = []
-        for seed, actions in zip(self.seeds, self.num_actions, strict=True):
-            own = q_network(config, layout, actions)
-            fresh.append(widened(own.init(noise.generator(seed, noise.INIT_STREAM)), own, self.network))
-        self.params = torch.stack(fresh).to(self.device)  # [S, P]
+        self.params = self._fresh(noise.INIT_STREAM)  # [S, P]
         self.target = self.params.clone()
+        self._acts = self.target if config.act_with_target else self.params
         self.mean, self.square = torch.zeros_like(self.params), torch.zeros_like(self.params)  # the optimiser's, [S, P]
         self._optimised = torch.zeros(len(self.seeds), device=self.device)
         self._vectors = self.params, self.target, self.mean, self.square
@@ -113,6 +110,14 @@ class Learner:
         rarely_acts = together and due == 1 and config.learning_starts_steps < COMPILE_ACT_FROM_STEPS
         self._calls = build_calls(config, layout, self.network, self.device, compile, compile and not rarely_acts)
         self._graphs_read: tuple[Acting, Learning] | None = None
+
+    def _fresh(self, stream: int, part: tuple[int, ...] = ()) -> Tensor:
+        """Parameters [S, P] that have learned nothing, each seed's drawn by itself."""
+        fresh = []
+        for seed, actions in zip(self.seeds, self.num_actions, strict=True):
+            own = q_network(self.config, self.layout, actions)
+            fresh.append(widened(own.init(noise.generator(seed, stream, part=part)), own, self.network))
+        return torch.stack(fresh).to(self.device)
 
     def _noises(self) -> tuple[Noise, Noise, Noise, Noise]:
         config, network = self.config, self.network
@@ -161,7 +166,7 @@ class Learner:
         return self._greedy_graph().cpu().numpy().reshape(-1)
 
     def _greedy(self, obs: Tensor) -> Tensor:
-        return self._q_values(self.params, obs, self._legal).argmax(-1)
+        return self._q_values(self._acts, obs, self._legal).argmax(-1)
 
     def _watch(self, obs: Tensor, record: Record) -> None:
         """Make a graph of choosing the best action for so many lanes; where that fails, as for want of memory, it is said once."""
@@ -225,6 +230,20 @@ class Learner:
         """What came of the actions, all [L]; see :meth:`agents.replay.Replay.complete`."""
         self.replay.complete(action, reward, terminal, done, truncated, final_obs)
         self.steps += self.config.envs_per_seed
+        every = self.config.reset_every_steps
+        if every is not None and self.updates and self.steps % every < self.config.envs_per_seed:
+            self._reset(self.steps // every)
+
+    def _reset(self, number: int) -> None:
+        """See AgentConfig.reset_every_steps. Drawn by the number of the reset, so that no generator has a state to be saved."""
+        features = self.network.features_alone().to(self.device)
+        kept = features * self.config.reset_keep
+        for network, vectors in enumerate((self.params, self.target)):
+            vectors.mul_(kept).add_((1 - kept) * self._fresh(noise.RESET_STREAM, (number, network)))
+        for moment in (self.mean, self.square):
+            moment.mul_(features)
+        self._optimised.zero_()
+        self._round()
 
     def _observe(self, obs: NDArray[Any]) -> Acting:
         self._fill(self._epsilon, self.config.epsilon(self.steps))
@@ -263,8 +282,8 @@ class Learner:
         return params, target, OptState(mean, square, updates, self.network.rounded(params))
 
     def _reading(self, state: tuple[Pieces, Pieces, OptState]) -> Pieces:
-        """The parameters as networks read them."""
-        return self.network.reading(state[0], state[2].rounded)
+        """The parameters that are acted with, as networks read them."""
+        return state[1] if self.config.act_with_target else self.network.reading(state[0], state[2].rounded)
 
     def _round(self) -> None:
         """Copy anew what is held in less precision beside the parameters and the target."""
@@ -277,7 +296,8 @@ class Learner:
         self.updates += 1
         if self.config.target_ema_rate is None and self.updates % self.config.target_period_updates == 0:
             self.target.copy_(self.params)
-            for own, new in zip(self._state[1], self._read, strict=True):
+            read = self.network.reading(self._state[0], self._state[2].rounded)
+            for own, new in zip(self._state[1], read, strict=True):
                 if own.dtype != self.target.dtype:
                     own.copy_(new)
 
@@ -287,9 +307,9 @@ class Learner:
         return [hashlib.sha256(own.in_order(params[None]).numpy().tobytes()).hexdigest() for own, params in agents]
 
     def agent(self, seed_index: int) -> tuple[FlatNetwork, Tensor]:
-        """One seed's network and its parameters [P] on the CPU, with the actions of its own game alone."""
+        """One seed's network and the parameters [P] that it acts with, on the CPU, with the actions of its own game alone."""
         own = q_network(self.config, self.layout, self.num_actions[seed_index])
-        return own, narrowed(self.params[seed_index].cpu(), own, self.network)
+        return own, narrowed(self._acts[seed_index].cpu(), own, self.network)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides what the learner does next."""
@@ -424,7 +444,7 @@ def build_calls(
     def act_update(
         params: Pieces, target: Pieces, state: OptState, acting: Acting, learning: Learning
     ) -> tuple[Tensor, Metrics]:
-        action = act(network.reading(params, state.rounded), acting)
+        action = act(target if config.act_with_target else network.reading(params, state.rounded), acting)
         return action, update(params, target, state, learning)
 
     def ready(function: Callable[..., Any], compile: bool) -> Callable[..., Any]:
@@ -436,6 +456,7 @@ def build_calls(
 
 UNREAD_BY_CALLS = (
     "learning_starts_steps", "replay_ratio", "replay_capacity", "target_period_updates", "epsilon_start", "epsilon_end",
+    "reset_every_steps", "reset_keep",
     "epsilon_decay_steps", "importance_exponent_start", "importance_exponent_end", "importance_anneal_steps",
 )  # fmt: skip
 """Of an agent's settings, those that decide when its calls are made and what they are given."""

@@ -312,6 +312,13 @@ class FlatNetwork:
         memory = vectors.numpy()
         return tuple(torch.from_numpy(memory[:, begin:end]) for begin, end in itertools.pairwise([0, *cuts, self.size]))
 
+    def features_alone(self) -> Tensor:
+        """[P] bool: the parameters that turn images into features, or into those that follow."""
+        flat = torch.zeros(self.size, dtype=torch.bool)
+        for name, view in self.unflatten(flat).items():
+            view.fill_(name.startswith(("convs.", "transition.")))
+        return flat
+
     def in_order(self, vectors: Tensor) -> Tensor:
         """Vectors [S, P] with every parameter in the order of its axes, as files hold them."""
         if not self.channels_last:

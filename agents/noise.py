@@ -14,7 +14,7 @@ BLOCK_STEPS = 512  # numbers are drawn for this many steps at once
 BLOCK_NUMBERS = 2**18  # or for fewer, where a step takes many: at most so many per seed
 
 # What the generators of a seed are for; each has its own.
-INIT_STREAM, ACT_STREAM, UPDATE_STREAM, EVAL_STREAM, ACT_NORMAL_STREAM, UPDATE_NORMAL_STREAM = range(6)
+INIT_STREAM, ACT_STREAM, UPDATE_STREAM, EVAL_STREAM, ACT_NORMAL_STREAM, UPDATE_NORMAL_STREAM, RESET_STREAM = range(7)
 CUDA_STATE_BYTES = 16  # of a generator: a seed and an offset. A CPU's are 5,056, and never zeros from there on
 
 
@@ -66,9 +66,9 @@ class Noise:
         self._next = state["next"]
 
 
-def generator(seed: int, stream: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """An independent generator for each (seed, stream)."""
-    entropy = np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0]
+def generator(seed: int, stream: int, device: torch.device | str = "cpu", part: tuple[int, ...] = ()) -> torch.Generator:
+    """An independent generator for each (seed, stream, part of the stream)."""
+    entropy = np.random.SeedSequence([seed, stream, *part]).generate_state(1, np.uint64)[0]
     return torch.Generator(device).manual_seed(int(entropy >> np.uint64(1)))
 
 

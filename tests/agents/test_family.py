@@ -38,7 +38,7 @@ def test_every_agent_names_its_paper_and_hangs_on_the_one_root() -> None:
 
 def test_ideas_are_inherited() -> None:
     ideas = {name: (agent_config(name, "atari").double, agent_config(name, "atari").dueling) for name in FAMILY}
-    both = {"dueling", "drq_eps", "rainbow", "der", "spr"}
+    both = {"dueling", "drq_eps", "rainbow", "der", "spr", "sr-spr"}
     selects_online = both | {"double", "prioritized"}
     assert ideas == {name: (name in selects_online, name in both) for name in FAMILY}
 
@@ -121,6 +121,24 @@ PUBLISHED_ATARI = {
         "self_predict_steps": 5,
         "self_predict_weight": 5,
         "gamma": 0.99,
+    },
+    # google-research, bigger_better_faster/bbf/configs/SR_SPR.gin.
+    "sr-spr": {
+        "encoder": "nature",
+        "noisy": False,
+        "epsilon_start": 0,
+        "epsilon_end": 0,
+        "n_step": 10,
+        "replay_ratio": 256 / 32,
+        "learning_starts_steps": 2_000,
+        "reset_every_steps": 5_000,
+        "reset_keep": 0.8,
+        "target_ema_rate": 0.005,
+        "act_with_target": True,
+        "self_predict_steps": 5,
+        "self_predict_weight": 5,
+        "learning_rate": 1e-4,
+        "optimiser_eps": 1.5e-4,
     },
     "drq_eps": {
         "encoder": "nature",

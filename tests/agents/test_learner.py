@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from agents.compiler import leaves
 from agents.config import AgentConfig
 from agents.learner import Learner
-from agents.noise import BLOCK_STEPS, Noise
+from agents.noise import BLOCK_STEPS, INIT_STREAM, Noise
 from agents.replay import ReplayLayout
 
 CONFIG = AgentConfig(
@@ -150,7 +151,16 @@ DRQ = replace(
     CONFIG, encoder="der", hidden=(16,), batch_size=4, augment=True, double=True, dueling=True, target_ema_rate=0.05, n_step=3
 )
 NATURE = replace(DRQ, encoder="nature", optimiser_eps=1e-6)  # Winograd's products, where they are ours
-AGENTS = {"rainbow": RAINBOW, "iqn": IQN, "drq with der's encoder": DRQ, "drq with nature's encoder": NATURE}
+SR_SPR = replace(
+    NATURE, self_predict=True, self_predict_steps=2, head="c51", num_atoms=11, reset_every_steps=30, act_with_target=True
+)
+AGENTS = {
+    "self-prediction and resets": SR_SPR,
+    "rainbow": RAINBOW,
+    "iqn": IQN,
+    "drq with der's encoder": DRQ,
+    "drq with nature's encoder": NATURE,
+}
 
 
 def losses_of(config: AgentConfig, seeds: tuple[int, ...], updates: int = 30, compile: bool = False) -> np.ndarray:
@@ -248,6 +258,77 @@ def test_a_state_of_a_gpus_generator_is_gone_on_from_on_a_cpu_with_numbers_that_
     later = start.clone()
     later[:, 8] = 4
     assert not torch.equal(drawn(later), first)
+
+
+def test_a_reset_mixes_the_convolutions_with_fresh_ones_and_begins_the_rest_anew() -> None:
+    """Of each network with numbers of its own; what the optimiser knows of convolutions stays, and so does the replay."""
+    every, keep = 40, 0.75
+    config = replace(SR_SPR, reset_every_steps=every, reset_keep=keep)
+    it, never = (learner((3, 4), c, (2, 36, 36)) for c in (config, replace(config, reset_every_steps=None)))
+    for each in (it, never):
+        train(each, every, world=Pictures((3, 4)))
+    assert never.updates == it.updates > 10
+    assert torch.equal(never.replay.storage.meta, it.replay.storage.meta)
+    assert torch.equal(never.replay.storage.priorities.value, it.replay.storage.priorities.value)
+    assert it.state_dict()["optimiser"]["updates"].tolist() == [0, 0]
+    fresh: dict[str, list[torch.Tensor]] = {}
+    for seed in (0, 1):
+        for vectors in ("params", "target"):
+            before, after = (each.network.unflatten(getattr(each, vectors)[seed]) for each in (never, it))
+            for name, values in after.items():
+                mixed = name.startswith(("convs.", "transition."))
+                new = (values - keep * before[name]) / (1 - keep) if mixed else values
+                fan_in = after[name.replace("bias", "weight")][0].numel()
+                assert 0.8 < new.abs().max() * fan_in**0.5 < 1.001, f"{name}: uniform within +-1/sqrt(fan in)"
+                fresh.setdefault(name, []).append(new)
+        for vectors in ("mean", "square"):
+            before, after = (each.network.unflatten(getattr(each, vectors)[seed]) for each in (never, it))
+            for name, values in after.items():
+                stays = name.startswith(("convs.", "transition."))
+                assert torch.equal(values, before[name] if stays else torch.zeros_like(values)), name
+        for name, values in it.network.unflatten(it._fresh(INIT_STREAM)[seed]).items():
+            fresh[name].append(values)  # what it began with
+    for name, draws in fresh.items():
+        for one, other in itertools.combinations(draws, 2):
+            assert not torch.allclose(one, other, atol=1e-3), f"{name}: every network's numbers are its own"
+    reset = it.params.clone()
+    losses, _ = train(it, every, world=Pictures((3, 4)))
+    assert np.isfinite(losses).all()
+    again = learner((3, 4), config, (2, 36, 36))
+    train(again, every, world=Pictures((3, 4)))
+    assert torch.equal(again.params, reset)
+
+
+def test_resets_come_every_so_many_steps_once_it_learns() -> None:
+    config = replace(CONFIG, reset_every_steps=10, learning_starts_steps=25, envs_per_seed=2)
+    it, numbers = learner((0,), config), []
+    reset = it._reset
+    it._reset = lambda number: (numbers.append((it.steps, number)), reset(number))[1]  # type: ignore[method-assign]
+    train(it, 30, world=Toy((0, 1)))
+    assert numbers == [(30, 3), (40, 4), (50, 5), (60, 6)]
+
+
+@pytest.mark.parametrize("rate", [None, 0.02])
+def test_it_acts_with_its_target_network_where_it_is_told_to(rate: float | None) -> None:
+    config = replace(
+        CONFIG, epsilon_start=0.0, epsilon_end=0.0, target_ema_rate=rate, target_period_updates=1_000, act_with_target=True
+    )
+    it = learner((0, 1), config)
+    train(it, 120, world=Toy((0, 1)))
+    obs = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
+
+    def best(flat: torch.Tensor, seed: int, shown: np.ndarray) -> list[int]:
+        out = it.network.apply(it.network.unflatten(flat[seed]), torch.from_numpy(shown))
+        return [int(action) for action in it.network.q_values(out).argmax(1)]
+
+    assert it.greedy(obs).tolist() == best(it.target, 0, obs[:100]) + best(it.target, 1, obs[100:])
+    assert it.greedy(obs).tolist() != best(it.params, 0, obs[:100]) + best(it.params, 1, obs[100:])
+    for k in range(0, 100, 9):
+        shown = obs[[k, k + 100]]
+        expected = best(it.target, 0, shown[:1]) + best(it.target, 1, shown[1:])
+        assert it.act(shown).tolist() == expected
+        assert it.act_and_update(shown)[0].tolist() == expected, "with the one from before the update"
+    assert torch.equal(it.agent(1)[1], it.target[1]), "what is kept of it is what played"
 
 
 def test_the_ema_target_moves_its_share_of_the_way_at_every_update() -> None:

@@ -56,8 +56,10 @@ def small(name: str) -> AgentConfig:
         optimiser_eps=1e-8,
         learning_starts_steps=150,
         replay_capacity=2_500,
-        replay_ratio=1.0,
+        replay_ratio=max(1.0, config.replay_ratio / 4),  # sr-spr needs several where another learns between its resets
         target_period_updates=min(config.target_period_updates, 25),
+        target_ema_rate=config.target_ema_rate and max(config.target_ema_rate, 0.05),
+        reset_every_steps=config.reset_every_steps and 800,
         epsilon_decay_steps=min(config.epsilon_decay_steps, 700),
         importance_anneal_steps=1_500,
         num_atoms=21,

@@ -104,3 +104,15 @@ def test_augmented_images_cost_no_matmul(double: bool) -> None:
     config = replace(agent_config("dqn", "atari"), double=double)
     images = layout((84, 84), 4, True)
     assert count_flops(replace(config, augment=True), images, 18) == count_flops(config, images, 18)
+
+
+def test_self_prediction() -> None:
+    """Of five images ahead: features and projection without a gradient; and from the first image's features five times the transition
+    (two convolutions of 3 x 3, 18 planes of actions with the 64 channels), the projection and the predictor, with gradients."""
+    projection = 2 * 3136 * 256
+    streams = [3136 * 256, 256 * 51, 3136 * 256, 256 * 18 * 51]
+    transition = 7 * 7 * 64 * 3 * 3 * (64 + 18) + 7 * 7 * 64 * 3 * 3 * 64
+    costs = count_flops(agent_config("spr", "atari"), layout((84, 84), 4, True), 18)
+    assert costs.forward == costs.eval_forward == 2 * sum([*NATURE_CONVS, *streams])
+    ahead = 5 * (3 * (transition + projection + 512 * 512) + sum(NATURE_CONVS) + projection)
+    assert costs.update == update([*NATURE_CONVS, *streams], 32, 3) + 2 * 32 * ahead == 11_598_110_720

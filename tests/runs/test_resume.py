@@ -30,6 +30,10 @@ RAINBOW = replace(
     priority_uniform_share=0.1, target_ema_rate=0.05,
 )  # fmt: skip
 IQN = replace(SMALL, head="iqn", num_tau=4, num_tau_target=4, num_tau_act=4, tau_cosines=4, munchausen=True, envs_per_seed=2)
+SR_SPR = replace(
+    SMALL, encoder="minatar", augment=True, shift_pixels=1, self_predict=True, self_predict_steps=3, n_step=2, prioritized=True,
+    target_ema_rate=0.05, act_with_target=True, reset_every_steps=35,
+)  # fmt: skip
 MINATAR = replace(SMALL, encoder="minatar", replay_ratio=0.25, n_step=2)
 ATARI = replace(
     agent_config("dqn", "atari"), hidden=(8,), batch_size=4, learning_starts_steps=40, replay_capacity=70, replay_ratio=0.1
@@ -102,6 +106,7 @@ KINDS: dict[str, dict[str, Any]] = {  # the other environments are in tests/slow
         "eval_episodes": 1,
     },
     "MinAtar": {"env": "MinAtar/Breakout-v1", "agent_config": MINATAR},
+    "self-prediction and resets": {"env": "MinAtar/Breakout-v1", "agent_config": SR_SPR, "budget": "160-steps"},
     "Atari": {"env": "ALE/Breakout-v5", "agent_config": ATARI, "budget": "80-steps", "evals": 1, "eval_episodes": 1},
 }
 
