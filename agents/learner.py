@@ -230,6 +230,9 @@ class Learner:
         """What came of the actions, all [L]; see :meth:`agents.replay.Replay.complete`."""
         self.replay.complete(action, reward, terminal, done, truncated, final_obs)
         self.steps += self.config.envs_per_seed
+
+    def _reset_where_due(self) -> None:
+        """When the next step begins, so that the agent that is evaluated or kept after the last one has just learned."""
         every = self.config.reset_every_steps
         if every is not None and self.updates and self.steps % every < self.config.envs_per_seed:
             self._reset(self.steps // every)
@@ -246,6 +249,7 @@ class Learner:
         self._round()
 
     def _observe(self, obs: NDArray[Any]) -> Acting:
+        self._reset_where_due()
         self._fill(self._epsilon, self.config.epsilon(self.steps))
         noises = self._act_noise.draw(), self._act_normal.draw()
         if self._graphs_read is None:

@@ -267,6 +267,7 @@ def test_a_reset_mixes_the_convolutions_with_fresh_ones_and_begins_the_rest_anew
     it, never = (learner((3, 4), c, (2, 36, 36)) for c in (config, replace(config, reset_every_steps=None)))
     for each in (it, never):
         train(each, every, world=Pictures((3, 4)))
+        each.act(Pictures((3, 4)).obs())
     assert never.updates == it.updates > 10
     assert torch.equal(never.replay.storage.meta, it.replay.storage.meta)
     assert torch.equal(never.replay.storage.priorities.value, it.replay.storage.priorities.value)
@@ -296,16 +297,17 @@ def test_a_reset_mixes_the_convolutions_with_fresh_ones_and_begins_the_rest_anew
     assert np.isfinite(losses).all()
     again = learner((3, 4), config, (2, 36, 36))
     train(again, every, world=Pictures((3, 4)))
+    again.act(Pictures((3, 4)).obs())
     assert torch.equal(again.params, reset)
 
 
-def test_resets_come_every_so_many_steps_once_it_learns() -> None:
+def test_resets_come_every_so_many_steps_once_it_learns_and_never_after_the_last_step() -> None:
     config = replace(CONFIG, reset_every_steps=10, learning_starts_steps=25, envs_per_seed=2)
     it, numbers = learner((0,), config), []
     reset = it._reset
     it._reset = lambda number: (numbers.append((it.steps, number)), reset(number))[1]  # type: ignore[method-assign]
     train(it, 30, world=Toy((0, 1)))
-    assert numbers == [(30, 3), (40, 4), (50, 5), (60, 6)]
+    assert numbers == [(30, 3), (40, 4), (50, 5)]
 
 
 @pytest.mark.parametrize("rate", [None, 0.02])

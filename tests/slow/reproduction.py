@@ -26,7 +26,7 @@ from envs import SUITES as ENVS
 ROOT = Path(__file__).resolve().parents[2]
 PAGE, SUMMARIES = ROOT / "docs/reproduction.md", ROOT / "docs/reproduction"
 DATA = ROOT / "analysis/data"
-NAMES_100K = {"DER": "der", "DrQ(eps)": "drq_eps"}  # as the tables call our agents
+NAMES_100K = {"DER": "der", "DrQ(eps)": "drq_eps", "SPR": "spr"}  # as the tables call our agents
 CLASSIC, MINATAR = ("dqn", "c51", "qrdqn", "iqn", "rainbow"), ("dqn", "rainbow")
 
 
@@ -67,6 +67,7 @@ SUITES = {
         Job("drq_eps", "ALE/MsPacman-v5", "100k-steps", 1, ATARI100K),
     ],
     "atari26": [Job("der", game, "100k-steps", 1, ATARI100K) for game in ENVS["atari26"]],
+    "spr": [Job("spr", f"ALE/{game}-v5", "100k-steps", 1, ATARI100K) for game in ("Breakout", "Boxing")],
     "kungfu": [Job("der", "ALE/KungFuMaster-v5", "100k-steps", 6, ATARI100K)],
     "kungfu-n10": [Job("der", "ALE/KungFuMaster-v5", "100k-steps", 5, (*ATARI100K, "--agent.n-step", "10"))],
 }
