@@ -16,9 +16,12 @@ class AgentConfig:
     Counts carry their unit: a *step* is one decision of the agent in one environment, an *update* one gradient step.
     """
 
-    encoder: Literal["mlp", "minatar", "nature", "der"] = "mlp"
+    encoder: Literal["mlp", "minatar", "nature", "der", "impala"] = "mlp"
     """How observations become features: none (mlp), one 3x3 convolution of 16 channels (minatar), the three convolutions of
-    Mnih et al. 2015 (nature), the two coarse ones of Data-Efficient Rainbow (der)."""
+    Mnih et al. 2015 (nature), the two coarse ones of Data-Efficient Rainbow (der), fifteen with residuals (impala: Espeholt et al. 2018)."""
+
+    encoder_width: int = 1
+    """impala: its stages have 16, 32 and 32 channels times this."""
 
     hidden: tuple[int, ...] = (128, 128)
     """Width of each fully connected layer between encoder and head. With ``dueling`` the last one is doubled into two streams."""
@@ -117,8 +120,19 @@ class AgentConfig:
     n_step: int = 1
     """Rewards summed before bootstrapping (Sutton 1988; Hessel et al. 2018, section 3)."""
 
+    n_step_start: int | None = None
+    """Begin with so many, and come down to ``n_step`` exponentially over ``anneal_updates`` updates, after each reset anew (Schwarzer et
+    al. 2023). None: ``n_step`` from the start."""
+
     gamma: float = 0.99
     """Discount per step."""
+
+    gamma_start: float | None = None
+    """Begin with this discount and come to ``gamma``, the distance to 1 exponentially, as ``n_step_start`` does. None: ``gamma`` from
+    the start."""
+
+    anneal_updates: int = 10_000
+    """n_step_start, gamma_start: updates until the end of both is reached."""
 
     batch_size: int = 64
     """Transitions per update."""
@@ -143,8 +157,8 @@ class AgentConfig:
 
     reset_every_steps: int | None = None
     """Every so many steps go on with new weights: those of the convolutions and of ``self_predict``'s transition are mixed with fresh
-    ones, all others are fresh ones, and what the optimiser knows of these is forgotten. The replay stays (Nikishin et al. 2022). The
-    training should not end soon after a reset. None: never."""
+    ones, all others are fresh ones (with mlp: all), the target network's with numbers of its own, and what the optimiser knows is forgotten.
+    The replay stays (Nikishin et al. 2022). A training should not end soon after a reset. None: never."""
 
     reset_keep: float = 0.8
     """reset_every_steps: share of the old weight in a mixture (D'Oro et al. 2023)."""
@@ -168,6 +182,10 @@ class AgentConfig:
 
     optimiser_eps: float = 1e-8
     """Added to the root of the second moment (adam) or to the variance under the root (rmsprop)."""
+
+    weight_decay: float = 0.0
+    """adam: every update takes this share, times the learning rate, off every weight, but not off biases (AdamW: Loshchilov and Hutter
+    2019)."""
 
     max_grad_norm: float | None = None
     """Rescale the gradient where its global L2 norm is larger; None leaves it as it is."""
@@ -205,6 +223,8 @@ class AgentConfig:
             "noisy_sigma",
             "self_predict_steps",
             "self_predict_weight",
+            "encoder_width",
+            "anneal_updates",
         )
         for name in positive:
             if not getattr(self, name) > 0:
@@ -220,6 +240,7 @@ class AgentConfig:
             "importance_anneal_steps",
             "shift_pixels",
             "intensity_scale",
+            "weight_decay",
         )
         for name in not_negative:
             if not getattr(self, name) >= 0:
@@ -228,6 +249,18 @@ class AgentConfig:
             raise ConfigError(f"agent.optimiser_eps must be at least {MIN_OPTIMISER_EPS:g}, not {self.optimiser_eps}")
         if self.target_ema_rate is not None and not 0 < self.target_ema_rate <= 1:
             raise ConfigError(f"agent.target_ema_rate must lie between 0 and 1 or be None, not {self.target_ema_rate}")
+        if self.n_step_start is not None and not self.n_step_start > 0:
+            raise ConfigError(f"agent.n_step_start must be positive or None, not {self.n_step_start}")
+        if self.gamma_start is not None and not 0 <= self.gamma_start < 1:
+            raise ConfigError(f"agent.gamma_start must be at least 0 and less than 1 or None, not {self.gamma_start}")
+        if self.gamma_start is not None and self.gamma == 1:
+            raise ConfigError(
+                "agent.gamma_start comes to agent.gamma by its distance to 1, which must not be 0: set --agent.gamma"
+            )
+        if self.weight_decay and self.optimiser != "adam":
+            raise ConfigError(
+                f"agent.weight_decay is adam's, and agent.optimiser is {self.optimiser}: set --agent.optimiser adam"
+            )
         if self.reset_every_steps is not None and not self.reset_every_steps > 0:
             raise ConfigError(f"agent.reset_every_steps must be positive or None, not {self.reset_every_steps}")
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:
@@ -235,9 +268,9 @@ class AgentConfig:
         if not self.hidden or any(width <= 0 for width in self.hidden):
             raise ConfigError(f"agent.hidden needs at least one positive width, not {self.hidden}")
         if self.replay_capacity // self.envs_per_seed <= self.ahead_steps + 4:
-            longest = "n_step" if self.ahead_steps == self.n_step else "self_predict_steps"
             raise ConfigError(
-                f"agent.replay_capacity {self.replay_capacity} is too small for {longest} {self.ahead_steps} and a frame stack"
+                f"agent.replay_capacity {self.replay_capacity} is too small for the {self.ahead_steps} steps that an update looks ahead "
+                "(n_step, n_step_start, self_predict_steps) and a frame stack"
             )
 
         self._check_ideas()
@@ -271,7 +304,25 @@ class AgentConfig:
     @property
     def ahead_steps(self) -> int:
         """Steps that an update looks at, from a transition's first on."""
-        return max(self.n_step, self.predicted_steps)
+        return max(self.longest_return_steps, self.predicted_steps)
+
+    @property
+    def longest_return_steps(self) -> int:
+        """The most rewards that are ever summed before bootstrapping."""
+        return max(self.n_step, self.n_step_start or 0)
+
+    @property
+    def anneals_returns(self) -> bool:
+        """Whether n and the discount of the returns change."""
+        return self.n_step_start is not None or self.gamma_start is not None
+
+    def returns(self, updates: int) -> tuple[int, float]:
+        """n and discount of the returns ``updates`` updates after the start or the last reset."""
+        left = max(0.0, 1 - updates / self.anneal_updates)
+        n = self.n_step * ((self.n_step_start or self.n_step) / self.n_step) ** left
+        start = self.gamma if self.gamma_start is None else self.gamma_start
+        away = (1 - self.gamma) * ((1 - start) / (1 - self.gamma)) ** left if start != self.gamma else 1 - self.gamma
+        return round(n), 1 - away
 
     def epsilon(self, steps: int) -> float:
         """Probability of a random action after ``steps`` steps: 1 during the warm-up, then a linear decay."""

@@ -364,7 +364,8 @@ _SPR = Member(
         "No batch normalisation between the two convolutions of the transition, as in the authors' later code (bigger_better_faster): "
         "no transition's prediction depends on its neighbours in the batch.",
         "One clip at 10 for the gradient of all parameters; the authors clip those of the transition apart, and leave out the predictor's.",
-        "A life's last observation is not predicted, and one image of each pair is moved once for all networks that look at it.",
+        "A life's last observation is predicted too, which the authors leave out; the next observation is moved once for both networks "
+        "of double Q-learning, where the authors draw for each.",
         "On control tasks there are no images to predict: what is left is der with ten-step returns, two updates a step and no target network.",
     ),
 )
@@ -382,11 +383,44 @@ _SR_SPR = Member(
         "target_ema_rate": 0.005,
         "act_with_target": True,
         "noisy": False,
+        "epsilon_start": 1.0,
+        "epsilon_end": 0.0,
+        "epsilon_decay_steps": 2_001,
+        "importance_exponent_start": 0.5,
+        "importance_exponent_end": 0.5,
+        "max_grad_norm": None,
     },
     sources={"atari": "google-research, bigger_better_faster/bbf/configs/SR_SPR.gin: without noise, which `hurts performance`"},
     deviations=(
         "The network of spr: two streams of 256 before the output, where the authors' later code has one layer of 512.",
+        "The last reset is at step 95,000; in the authors' code, which asks for more steps to recover than are left, near 90,000.",
         "The paper goes up to 16 updates a step.",
+        "As for spr: which observations are predicted, how images are moved, and control tasks without images.",
+    ),
+)
+
+_BBF = Member(
+    name="bbf",
+    parent="sr-spr",
+    paper="Schwarzer et al. 2023, Bigger, better, faster: human-level Atari with human-level efficiency, arXiv 2305.19452",
+    idea="A residual network four times as wide with weight decay; after each reset returns begin long and the discount low.",
+    changes={
+        "replay_ratio": 2.0,
+        "reset_every_steps": 20_000,
+        "reset_keep": 0.5,
+        "n_step": 3,
+        "n_step_start": 10,
+        "gamma": 0.997,
+        "gamma_start": 0.97,
+        "weight_decay": 0.1,
+    },
+    by_domain={"atari": {"encoder": "impala", "encoder_width": 4, "hidden": (1024,)}},
+    sources={"atari": "google-research, bigger_better_faster/bbf/configs/BBF.gin: two updates a step"},
+    deviations=(
+        "Two streams of 1,024 before the output, where the authors' code has one layer of 2,048; its projection and predictor are as wide.",
+        "The paper's main results are of eight updates a step: `--agent.replay-ratio 8 --agent.reset-every-steps 5000`.",
+        "A return of n steps bootstraps from the observation n steps later; the published code takes the one before "
+        "(google-research, issue 1851).",
     ),
 )
 
@@ -435,6 +469,7 @@ FAMILY: dict[str, Member] = {
         _DER,
         _SPR,
         _SR_SPR,
+        _BBF,
         _QRDQN,
         _IQN,
         _MUNCHAUSEN_IQN,

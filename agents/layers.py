@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -189,12 +191,54 @@ def scaled_features(features: Tensor) -> Tensor:
     return ((flat - low) / (high - low + 1e-5)).view_as(features)
 
 
+class Impala(nn.Module):
+    """The residual encoder of Espeholt et al. 2018 (figure 3, right): fifteen convolutions of 3 x 3 in three stages, each of which halves
+    the image. What follows cuts its features off at 0, as every encoder's."""
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList()
+        for channels in (16 * width, 32 * width, 32 * width):
+            self.stages.append(_Stage(inputs, channels))
+            inputs = channels
+        self.out_channels = inputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, out_channels, H / 8, W / 8], each halving rounded up."""
+        for stage in self.stages:
+            x = stage(x)
+        return x
+
+    def out_size(self, size: int) -> int:
+        for _ in self.stages:
+            size = (size + 1) // 2
+        return size
+
+
+class _Stage(nn.Module):
+    def __init__(self, inputs: int, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(inputs, channels, 3, padding=1)
+        self.blocks = nn.ModuleList(
+            nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2)) for _ in range(2)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.max_pool2d(self.first(x), 3, stride=2, padding=1)
+        for block in self.blocks:
+            change = x
+            for conv in cast(nn.ModuleList, block):
+                change = conv(torch.relu(change))
+            x = x + change
+        return x
+
+
 def _product(layer: nn.Conv2d, patches: Tensor) -> Tensor:
     """A convolution over its patches [B, H', W', h, w, C]: [B, outputs, H', W']."""
     return nn.functional.linear(patches.flatten(3), layer.weight.permute(0, 2, 3, 1).flatten(1), layer.bias).movedim(-1, 1)
 
 
-def convolutions(config: AgentConfig, obs_shape: tuple[int, ...]) -> list[nn.Conv2d]:
+def convolutions(config: AgentConfig, obs_shape: tuple[int, ...]) -> Sequence[nn.Conv2d | Impala]:
     """Of an encoder, for observations of this shape. Raises ConfigError where these are none that it can take."""
     encoder = config.encoder
     if encoder == "mlp":
@@ -209,6 +253,8 @@ def convolutions(config: AgentConfig, obs_shape: tuple[int, ...]) -> list[nn.Con
         raise ConfigError(
             f"agent.encoder {encoder} needs at least 36 x 36 pixels, this environment gives {obs_shape}: use minatar"
         )
+    if encoder == "impala":
+        return [Impala(channels, config.encoder_width)]
     if encoder == "der":  # van Hasselt et al. 2019, appendix: "data-efficient" as in Kaixhin's Rainbow
         return [TileConv2d(channels, 32, 5, stride=5), TileConv2d(32, 64, 5, stride=5)]
     winograd = config.optimiser_eps >= WINOGRAD_EPS
@@ -216,12 +262,15 @@ def convolutions(config: AgentConfig, obs_shape: tuple[int, ...]) -> list[nn.Con
     return [StridedConv2d(inputs, outputs, kernel, stride, winograd) for inputs, outputs, kernel, stride in sizes]
 
 
-def feature_width(convs: list[nn.Conv2d], obs_shape: tuple[int, ...]) -> int:
+def feature_width(convs: Sequence[nn.Conv2d | Impala], obs_shape: tuple[int, ...]) -> int:
     """How many features the convolutions leave of an observation."""
     if not convs:
         return math.prod(obs_shape)
     height, width = obs_shape[1:]
     for conv in convs:
+        if isinstance(conv, Impala):
+            height, width = conv.out_size(height), conv.out_size(width)
+            continue
         height = (height - conv.kernel_size[0]) // conv.stride[0] + 1
         width = (width - conv.kernel_size[1]) // conv.stride[1] + 1
     return convs[-1].out_channels * height * width

@@ -51,6 +51,7 @@ class Learning(NamedTuple):
     uniform: Tensor  # [S, U], see split_noise
     normal: Tensor  # [S, G], see split_noise
     importance_exponent: Tensor  # []
+    returns: Tensor  # [2] n and discount where they change, else [0]: see agents.replay.sample
     legal: Tensor  # [S, A] bool, or [S, 0]: see QNetwork.forward
 
 
@@ -97,6 +98,9 @@ class Learner:
         self.updates = 0  # per seed
         self._epsilon = torch.ones((), device=self.device)
         self._importance_exponent = torch.ones((), device=self.device)
+        self._returns = torch.ones(2 if config.anneals_returns else 0, device=self.device)
+        self._n, self._gamma = self._returns[:1], self._returns[1:]
+        self._begun_at_update = 0  # by the parameters as they are: the last reset's
         self._filled: dict[Tensor, float] = {}
         self._act_noise, self._act_normal, self._update_noise, self._update_normal = self._noises()
         self._q_values = over_seeds(greedy_values(self.network), layout.seeds)
@@ -205,7 +209,7 @@ class Learner:
         half, zero = torch.full_like(self._act_noise.peek(), 0.5), torch.zeros_like(self._act_normal.peek())
         uniform, normal = torch.zeros_like(self._update_noise.peek()), torch.zeros_like(self._update_normal.peek())
         acting = Acting(self.batched(obs).clone(), half, zero, self._epsilon, self._legal)
-        return acting, Learning(self.replay.storage, uniform, normal, self._importance_exponent, self._legal)
+        return acting, Learning(self.replay.storage, uniform, normal, self._importance_exponent, self._returns, self._legal)
 
     def _arguments(
         self, state: tuple[Pieces, Pieces, OptState], acting: Acting, learning: Learning
@@ -239,13 +243,12 @@ class Learner:
 
     def _reset(self, number: int) -> None:
         """See AgentConfig.reset_every_steps. Drawn by the number of the reset, so that no generator has a state to be saved."""
-        features = self.network.features_alone().to(self.device)
-        kept = features * self.config.reset_keep
+        kept = self.network.features_alone().to(self.device) * self.config.reset_keep
         for network, vectors in enumerate((self.params, self.target)):
             vectors.mul_(kept).add_((1 - kept) * self._fresh(noise.RESET_STREAM, (number, network)))
-        for moment in (self.mean, self.square):
-            moment.mul_(features)
-        self._optimised.zero_()
+        for tensor in (self.mean, self.square, self._optimised):
+            tensor.zero_()
+        self._begun_at_update = self.updates
         self._round()
 
     def _observe(self, obs: NDArray[Any]) -> Acting:
@@ -261,8 +264,12 @@ class Learner:
 
     def _learning(self) -> Learning:
         self._fill(self._importance_exponent, self.config.importance_exponent(self.steps))
-        uniform, normal = self._update_noise.draw(), self._update_normal.draw()
-        learning = Learning(self.replay.storage, uniform, normal, self._importance_exponent, self._legal)
+        if self.config.anneals_returns:
+            n, gamma = self.config.returns(self.updates - self._begun_at_update)
+            self._fill(self._n, n)
+            self._fill(self._gamma, gamma)
+        noises = self._update_noise.draw(), self._update_normal.draw()
+        learning = Learning(self.replay.storage, *noises, self._importance_exponent, self._returns, self._legal)
         return learning if self._graphs_read is None else put(learning, self._graphs_read[1])
 
     def batched(self, obs: NDArray[Any]) -> Tensor:
@@ -342,6 +349,7 @@ class Learner:
         self._optimised.copy_(optimiser["updates"])
         self._round()
         self.steps, self.updates = state["steps"], state["updates"]
+        self._begun_at_update = self.updates - int(optimiser["updates"][0])
         self._act_noise.load_state_dict(state["act_noise"])
         self._act_normal.load_state_dict(state["act_normal"])
         self._update_noise.load_state_dict(state["update_noise"])
@@ -431,7 +439,8 @@ def build_calls(
 
     def update(params: Pieces, target: Pieces, state: OptState, learning: Learning) -> Metrics:
         which, noise_of_networks, shift, intensity = split_noise(config, network, learning.uniform, learning.normal)
-        batch, rows = sample(layout, learning.storage, which, learning.importance_exponent, network.module.tiles())
+        exponent, returns = learning.importance_exponent, learning.returns
+        batch, rows = sample(layout, learning.storage, which, exponent, network.module.tiles(), returns)
         batch = batch._replace(legal=learning.legal)
         if config.augment:
             batch = augmented(config, batch, shift, intensity)

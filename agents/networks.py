@@ -16,7 +16,6 @@ from torch.func import functional_call
 from agents.config import AgentConfig
 from agents.layers import (
     Linear,
-    PatchConv2d,
     StridedConv2d,
     TileConv2d,
     Transition,
@@ -32,14 +31,14 @@ class QNetwork(nn.Module):
     """Observations [B, *obs_shape] (float32 or uint8) to what the head learns of the return, [B, A, Z].
 
     Z is 1 (scalar: the action value), the number of atoms (c51: logits), of quantiles (qr) or of the taus given (iqn).
-    :meth:`q_values` turns that into action values. The ``nature`` and ``der`` encoders read pixels of 0 to 255 and divide them by
-    255; ``minatar`` reads planes of zeros and ones.
+    :meth:`q_values` turns that into action values. The encoders read pixels of 0 to 255 and divide them by
+    255, but ``minatar`` reads planes of zeros and ones.
     """
 
     def __init__(self, config: AgentConfig, obs_shape: tuple[int, ...], num_actions: int) -> None:
         super().__init__()
         self.config, self.num_actions = config, num_actions
-        self.scale = 1 / 255 if config.encoder in ("nature", "der") else 1.0
+        self.scale = 1 / 255 if config.encoder in ("nature", "der", "impala") else 1.0
         convs = convolutions(config, obs_shape)
         self.convs = nn.ModuleList(convs)
         width = feature_width(convs, obs_shape)
@@ -319,6 +318,11 @@ class FlatNetwork:
             view.fill_(name.startswith(("convs.", "transition.")))
         return flat
 
+    def decayed(self, pieces: Pieces, share: float) -> Pieces:
+        """Parameters of which ``share`` is taken off every weight: all that have more than one axis."""
+        named = self.unflatten(*pieces).items()
+        return self.flatten({name: value * (1 - share) if value.dim() > 1 else value for name, value in named}, pieces)
+
     def in_order(self, vectors: Tensor) -> Tensor:
         """Vectors [S, P] with every parameter in the order of its axes, as files hold them."""
         if not self.channels_last:
@@ -427,6 +431,8 @@ def flat_network(build: Callable[[], QNetwork]) -> FlatNetwork:
     for name, parameter in module.named_parameters():
         slices[name] = (offset, parameter.shape)
         offset += parameter.numel()
-    channels_last = frozenset(f"convs.{k}.weight" for k, conv in enumerate(module.convs) if not isinstance(conv, PatchConv2d))
+    channels_last = frozenset(
+        f"convs.{k}.weight" for k, conv in enumerate(module.convs) if isinstance(conv, TileConv2d | StridedConv2d)
+    )
     methods = {name: _Method(module, name) for name in ("predicting", "projected")}
     return FlatNetwork(module, slices, channels_last, offset, methods)

@@ -49,7 +49,7 @@ class ReplayLayout:
     stack: int  # frames in an observation; 1: a frame is the observation
     stack_padding: str  # what stands before an episode's first frame: "zeros", or "repeat" of that frame
     max_episode_steps: int | None  # the time limit; None: episodes are never truncated
-    n_step: int
+    n_step: int  # rewards summed before bootstrapping, or the most of them where that changes
     gamma: float
     clip_rewards: bool
     prioritized: bool = False
@@ -201,7 +201,12 @@ def _no_frames(layout: ReplayLayout, device: torch.device) -> Tensor:
 
 
 def sample(
-    layout: ReplayLayout, storage: ReplayStorage, uniform: Tensor, importance_exponent: Tensor, tiles: Tiles | None = None
+    layout: ReplayLayout,
+    storage: ReplayStorage,
+    uniform: Tensor,
+    importance_exponent: Tensor,
+    tiles: Tiles | None = None,
+    returns: Tensor | None = None,
 ) -> tuple[Batch, Tensor]:
     """Transitions [S, B, ...] of each seed, and where their priorities are, [S, B].
 
@@ -211,13 +216,14 @@ def sample(
         uniform: [S, B] float64 in [0, 1). Single precision could not reach every row of a million evenly.
         importance_exponent: [] of the weights.
         tiles: as which stacks of four images are wanted, [S, B, H', W', height, width, 4] bfloat16; None: as they are.
+        returns: [2] n, at most the layout's, and discount of the returns; None or [0]: the layout's.
     """
     first, count = storage.clock[0], storage.clock[1]
     seed = torch.arange(layout.seeds, device=uniform.device)[:, None]
     if not layout.prioritized:
         env, row = _uniform_row(layout, first, count, uniform)
         at = env * layout.capacity + row % layout.capacity
-        return gather(layout, storage, seed * layout.envs_per_seed + env, row, tiles), at
+        return gather(layout, storage, seed * layout.envs_per_seed + env, row, tiles, returns), at
     share = layout.priority_uniform_share
     at, probability = priorities.draw(storage.priorities, ((uniform - share) / (1 - share)).clamp(min=0))
     rows = count * layout.envs_per_seed
@@ -229,7 +235,7 @@ def sample(
     env, slot = at // layout.capacity, at % layout.capacity
     row = first + (slot - first) % layout.capacity
     weight = priorities.importance_weights(probability, rows, importance_exponent)
-    batch = gather(layout, storage, seed * layout.envs_per_seed + env, row, tiles)
+    batch = gather(layout, storage, seed * layout.envs_per_seed + env, row, tiles, returns)
     return batch._replace(weight=weight.float()), at
 
 
@@ -239,8 +245,15 @@ def _uniform_row(layout: ReplayLayout, first: Tensor, count: Tensor, uniform: Te
     return draw // count, first + draw % count
 
 
-def gather(layout: ReplayLayout, storage: ReplayStorage, lane: Tensor, row: Tensor, tiles: Tiles | None = None) -> Batch:
-    """The n-step transitions that start at ``row`` of ``lane``, both [S, B] int64; all weights are 1."""
+def gather(
+    layout: ReplayLayout,
+    storage: ReplayStorage,
+    lane: Tensor,
+    row: Tensor,
+    tiles: Tiles | None = None,
+    returns: Tensor | None = None,
+) -> Batch:
+    """The n-step transitions that start at ``row`` of ``lane``, both [S, B] int64; all weights are 1. See :func:`sample`."""
     lane, row = once(lane), once(row)
     capacity, n = layout.capacity, layout.n_step
     meta = storage.meta.view(-1, 5)
@@ -252,10 +265,14 @@ def gather(layout: ReplayLayout, storage: ReplayStorage, lane: Tensor, row: Tens
     ended = ((terminal > 0) | (final > 0)).float()
     # alive[k]: no end before step k of the window, so its reward still belongs to the return (Sutton and Barto 2018, eq. 7.1)
     alive = torch.cat([torch.ones_like(ended[..., :1]), (1 - ended).cumprod(-1)[..., :-1]], dim=-1)
-    powers = torch.pow(torch.full((), layout.gamma, device=row.device), offsets)
+    gamma = torch.full((), layout.gamma, device=row.device)
+    if returns is not None and len(returns):
+        gamma = returns[1]
+        alive = alive * (offsets < returns[0])
+    powers = torch.pow(gamma, offsets)
     length = alive.sum(-1)  # rewards in the return
     terminated = (alive * terminal).sum(-1)
-    discount = (1 - terminated) * torch.pow(torch.full((), layout.gamma, device=row.device), length)
+    discount = (1 - terminated) * torch.pow(gamma, length)
     last = row + length.long() - 1
     slot = (alive * final).sum(-1).long()  # 1 + slot where the window ends in a truncation
     age = meta[lane * capacity + last % capacity][..., AGE].long()

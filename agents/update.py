@@ -147,6 +147,8 @@ def make_update(config: AgentConfig, network: FlatNetwork) -> Update:
         if config.max_grad_norm is not None:
             scale = once(config.max_grad_norm / norm.clamp(min=config.max_grad_norm))
             gradient = tuple(piece * scale for piece in gradient)
+        if config.weight_decay:
+            params = network.decayed(params, config.learning_rate * config.weight_decay)
         params, moments = step(params, gradient, state, config.learning_rate, config.optimiser_eps)
         state = moments._replace(rounded=network.rounded(params) if state.rounded else ())
         return params, state, priorities.clamp(MIN_PRIORITY, MAX_PRIORITY), Metrics(loss, mean_q, norm)

@@ -171,7 +171,7 @@ def replay_layout(agent: AgentConfig, world: World, seeds: tuple[int, ...], budg
         stack=space.shape[0] if stacked else 1,
         stack_padding=world.stack_padding or "zeros",
         max_episode_steps=env.max_episode_steps,
-        n_step=agent.n_step,
+        n_step=agent.longest_return_steps,
         gamma=agent.gamma,
         clip_rewards=agent.clip_rewards,
         prioritized=agent.prioritized,

@@ -30,7 +30,7 @@ def test_a_step_of_every_agent_stays_on_its_device_and_looks_at_no_value(name: s
     config, (frame_shape, stack) = agent_config(name, domain), FRAMES[domain]
     layout = ReplayLayout(
         seeds=2, envs_per_seed=config.envs_per_seed, capacity=50, frame_shape=frame_shape, pixels=len(frame_shape) > 1,
-        stack=stack, stack_padding="zeros", max_episode_steps=30, n_step=config.n_step, gamma=config.gamma, clip_rewards=True,
+        stack=stack, stack_padding="zeros", max_episode_steps=30, n_step=config.longest_return_steps, gamma=config.gamma, clip_rewards=True,
         prioritized=config.prioritized, priority_uniform_share=config.priority_uniform_share,
         predicted_steps=config.predicted_steps,
     )  # fmt: skip

@@ -38,7 +38,7 @@ def test_every_agent_names_its_paper_and_hangs_on_the_one_root() -> None:
 
 def test_ideas_are_inherited() -> None:
     ideas = {name: (agent_config(name, "atari").double, agent_config(name, "atari").dueling) for name in FAMILY}
-    both = {"dueling", "drq_eps", "rainbow", "der", "spr", "sr-spr"}
+    both = {"dueling", "drq_eps", "rainbow", "der", "spr", "sr-spr", "bbf"}
     selects_online = both | {"double", "prioritized"}
     assert ideas == {name: (name in selects_online, name in both) for name in FAMILY}
 
@@ -126,8 +126,9 @@ PUBLISHED_ATARI = {
     "sr-spr": {
         "encoder": "nature",
         "noisy": False,
-        "epsilon_start": 0,
+        "epsilon_start": 1,
         "epsilon_end": 0,
+        "epsilon_decay_steps": 2_001,
         "n_step": 10,
         "replay_ratio": 256 / 32,
         "learning_starts_steps": 2_000,
@@ -137,6 +138,35 @@ PUBLISHED_ATARI = {
         "act_with_target": True,
         "self_predict_steps": 5,
         "self_predict_weight": 5,
+        "importance_exponent_start": 0.5,
+        "importance_exponent_end": 0.5,
+        "max_grad_norm": None,
+        "weight_decay": 0,
+        "learning_rate": 1e-4,
+        "optimiser_eps": 1.5e-4,
+    },
+    # google-research, bigger_better_faster/bbf/configs/BBF.gin.
+    "bbf": {
+        "encoder": "impala",
+        "encoder_width": 4,
+        "hidden": (2_048 // 2,),
+        "noisy": False,
+        "dueling": True,
+        "double": True,
+        "n_step": 3,
+        "n_step_start": 10,
+        "gamma": 0.997,
+        "gamma_start": 0.97,
+        "anneal_updates": 10_000,
+        "replay_ratio": 64 / 32,
+        "learning_starts_steps": 2_000,
+        "reset_every_steps": 20_000,
+        "reset_keep": 0.5,
+        "target_ema_rate": 0.005,
+        "act_with_target": True,
+        "self_predict_steps": 5,
+        "self_predict_weight": 5,
+        "weight_decay": 0.1,
         "learning_rate": 1e-4,
         "optimiser_eps": 1.5e-4,
     },

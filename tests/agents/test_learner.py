@@ -43,7 +43,7 @@ def learner(
         stack=1,
         stack_padding="zeros",
         max_episode_steps=30,
-        n_step=config.n_step,
+        n_step=config.longest_return_steps,
         gamma=config.gamma,
         clip_rewards=False,
         prioritized=config.prioritized,
@@ -154,7 +154,20 @@ NATURE = replace(DRQ, encoder="nature", optimiser_eps=1e-6)  # Winograd's produc
 SR_SPR = replace(
     NATURE, self_predict=True, self_predict_steps=2, head="c51", num_atoms=11, reset_every_steps=30, act_with_target=True
 )
+BBF = replace(
+    SR_SPR,
+    encoder="impala",
+    n_step=2,
+    n_step_start=4,
+    gamma_start=0.9,
+    anneal_updates=20,
+    weight_decay=0.1,
+    target_ema_rate=0.05,
+    optimiser_eps=1e-3,
+    learning_rate=3e-5,  # of pixels that are equal in a flat picture, rounding decides which is the largest and takes the gradient
+)
 AGENTS = {
+    "bbf": BBF,
     "self-prediction and resets": SR_SPR,
     "rainbow": RAINBOW,
     "iqn": IQN,
@@ -261,7 +274,7 @@ def test_a_state_of_a_gpus_generator_is_gone_on_from_on_a_cpu_with_numbers_that_
 
 
 def test_a_reset_mixes_the_convolutions_with_fresh_ones_and_begins_the_rest_anew() -> None:
-    """Of each network with numbers of its own; what the optimiser knows of convolutions stays, and so does the replay."""
+    """Of each network with numbers of its own; the optimiser forgets, the replay stays."""
     every, keep = 40, 0.75
     config = replace(SR_SPR, reset_every_steps=every, reset_keep=keep)
     it, never = (learner((3, 4), c, (2, 36, 36)) for c in (config, replace(config, reset_every_steps=None)))
@@ -284,14 +297,16 @@ def test_a_reset_mixes_the_convolutions_with_fresh_ones_and_begins_the_rest_anew
                 fresh.setdefault(name, []).append(new)
         for vectors in ("mean", "square"):
             before, after = (each.network.unflatten(getattr(each, vectors)[seed]) for each in (never, it))
-            for name, values in after.items():
-                stays = name.startswith(("convs.", "transition."))
-                assert torch.equal(values, before[name] if stays else torch.zeros_like(values)), name
+            assert not any(values.any() for values in after.values()), "the optimiser knows nothing"
+            assert all(values.any() for values in before.values())
         for name, values in it.network.unflatten(it._fresh(INIT_STREAM)[seed]).items():
             fresh[name].append(values)  # what it began with
     for name, draws in fresh.items():
         for one, other in itertools.combinations(draws, 2):
             assert not torch.allclose(one, other, atol=1e-3), f"{name}: every network's numbers are its own"
+    assert torch.equal(torch.cat(it._state[0], 1), it.params), "where the calls read them"
+    assert torch.equal(torch.cat(it._state[1], 1), it.target)
+    assert torch.equal(it._acts, it.target)
     reset = it.params.clone()
     losses, _ = train(it, every, world=Pictures((3, 4)))
     assert np.isfinite(losses).all()
@@ -302,12 +317,41 @@ def test_a_reset_mixes_the_convolutions_with_fresh_ones_and_begins_the_rest_anew
 
 
 def test_resets_come_every_so_many_steps_once_it_learns_and_never_after_the_last_step() -> None:
-    config = replace(CONFIG, reset_every_steps=10, learning_starts_steps=25, envs_per_seed=2)
+    config = replace(CONFIG, reset_every_steps=9, learning_starts_steps=25, envs_per_seed=2)
     it, numbers = learner((0,), config), []
     reset = it._reset
     it._reset = lambda number: (numbers.append((it.steps, number)), reset(number))[1]  # type: ignore[method-assign]
     train(it, 30, world=Toy((0, 1)))
-    assert numbers == [(30, 3), (40, 4), (50, 5)]
+    assert numbers == [(28, 3), (36, 4), (46, 5), (54, 6)]
+
+
+def test_n_and_discount_go_from_start_to_end_over_updates_and_again_after_a_reset() -> None:
+    """As bigger_better_faster's exponential schedules: n in powers of 3 / 10, the distance of the discount to 1 in powers of 0.1."""
+    config = replace(
+        CONFIG, n_step=3, n_step_start=10, gamma=0.997, gamma_start=0.97, anneal_updates=20, reset_every_steps=80,
+        replay_capacity=500,
+    )  # fmt: skip
+    it, seen = learner((0, 1), config), []
+    update = it._calls["update"]
+    it._calls["update"] = lambda *args: (seen.append(args[-1].returns.tolist()), update(*args))[1]
+    train(it, 110, fused=False, world=Toy((0, 1)))
+    first = next(k for k in range(1, len(seen)) if seen[k][0] > seen[k - 1][0])
+    assert first == 80 - 20 - 1, "the updates before the reset"
+    for part in (seen[:first], seen[first:]):
+        for k, (n, gamma) in enumerate(part):
+            left = max(0, 20 - k) / 20
+            assert n == round(10 * 0.3 ** (1 - left))
+            assert gamma == pytest.approx(1 - 0.003 * 10**left, rel=1e-6)
+    assert [n for n, _ in seen[:21:4]] == [10, 8, 6, 5, 4, 3]
+
+
+def test_returns_that_change_from_a_value_to_the_same_are_constant_ones() -> None:
+    config = replace(CONFIG, n_step=3, prioritized=True)
+    constant, _ = train(learner((0, 1), config), 80, world=Toy((0, 1)))
+    annealed, _ = train(learner((0, 1), replace(config, n_step_start=3, gamma_start=0.99)), 80, world=Toy((0, 1)))
+    np.testing.assert_allclose(annealed, constant, rtol=1e-5)
+    other, _ = train(learner((0, 1), replace(config, n_step_start=3, gamma_start=0.9)), 80, world=Toy((0, 1)))
+    assert not np.allclose(other, constant, rtol=1e-2)
 
 
 @pytest.mark.parametrize("rate", [None, 0.02])

@@ -317,3 +317,29 @@ def test_der_network_is_that_of_the_paper() -> None:
     """van Hasselt et al. 2019: 32 channels of 5x5 stride 5, 64 channels of 5x5 stride 5; 84 pixels become 16, then 3."""
     expected = [(32, 4, 5, 5), (64, 32, 5, 5), (256, 576), (6, 256)]
     assert shapes(AgentConfig(encoder="der", hidden=(256,)), (4, 84, 84), 6) == expected
+
+
+def test_the_residual_encoder_is_three_stages_of_five_convolutions() -> None:
+    """Espeholt et al. 2018, figure 3, layer by layer, on one image whose sides are halved three times, rounded up."""
+    config = AgentConfig(encoder="impala", encoder_width=2, hidden=(8,))
+    module = QNetwork(config, (4, 45, 36), 3)
+    image = torch.randint(256, (1, 4, 45, 36), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    named = dict(module.named_parameters())
+
+    def conv(x: torch.Tensor, name: str) -> torch.Tensor:
+        return torch.nn.functional.conv2d(x, named[f"{name}.weight"], named[f"{name}.bias"], padding="same")
+
+    x = image / 255
+    for stage, channels in enumerate((32, 64, 64)):
+        at = f"convs.0.stages.{stage}"
+        x = conv(x, f"{at}.first")
+        padded = torch.nn.functional.pad(x, (1, 1, 1, 1), value=-torch.inf)
+        x = padded.unfold(2, 3, 2).unfold(3, 3, 2).amax((-1, -2))
+        for block in range(2):
+            x = x + conv(conv(x.relu(), f"{at}.blocks.{block}.0").relu(), f"{at}.blocks.{block}.1")
+        assert x.shape[1] == channels
+    assert x.shape[2:] == (6, 5)
+    hidden = (named["advantage_hidden.weight"] @ x.relu().flatten() + named["advantage_hidden.bias"]).relu()
+    expected = named["advantage.weight"] @ hidden + named["advantage.bias"]
+    torch.testing.assert_close(module(image)[0, :, 0], expected, rtol=1e-4, atol=1e-5)
+    assert sum("convs" in name and name.endswith("weight") for name in named) == 15

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -160,6 +160,24 @@ def test_every_row_that_may_be_sampled_is_the_transition_of_the_naive_history(ch
                     assert batch.ahead.alive[0, at, step] == alive
                     if alive:
                         np.testing.assert_array_equal(batch.ahead.obs[0, at, step], lane.obs(t + step + 1, rules))
+
+
+@pytest.mark.parametrize(("n", "gamma"), [(1, 0.5), (4, 0.97), (6, 0.997)])
+def test_returns_that_change_are_those_of_a_replay_with_that_n_and_discount(n: int, gamma: float) -> None:
+    """Of the layout's six steps at most; n and discount are inputs, so that another value needs no other code."""
+    rules = layout(n_step=6, gamma=0.123)
+    replay, lanes = play(rules, 131)
+    first, count = replay.storage.clock.tolist()
+    assert first + count - 1 == 131 - 1 - 6, "rows are sampled once the longest return is known"
+    starts = torch.arange(first, first + count)
+    for k, lane in enumerate(lanes):
+        batch = gather(rules, replay.storage, torch.full((1, count), k), starts[None], returns=torch.tensor([n, gamma]))
+        for at, t in enumerate(starts.tolist()):
+            _, _, reward, discount, next_obs = lane.transition(t, replace(rules, n_step=n, gamma=gamma))
+            assert batch.reward[0, at].item() == pytest.approx(reward, rel=1e-5, abs=1e-5)
+            assert batch.discount[0, at].item() == pytest.approx(discount, rel=1e-5)
+            if next_obs is not None:
+                np.testing.assert_array_equal(batch.next_obs[0, at], next_obs)
 
 
 def test_truncation_bootstraps_and_life_loss_does_not() -> None:

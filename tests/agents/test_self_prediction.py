@@ -279,7 +279,7 @@ def test_a_replay_that_gives_nothing_to_predict_is_refused() -> None:
         ({"encoder": "mlp"}, "agent.self_predict predicts the features of images, and agent.encoder mlp reads vectors"),
         ({"self_predict_steps": 0}, "agent.self_predict_steps must be positive"),
         ({"self_predict_weight": 0.0}, "agent.self_predict_weight must be positive"),
-        ({"self_predict_steps": 60, "replay_capacity": 64}, "too small for self_predict_steps 60"),
+        ({"self_predict_steps": 60, "replay_capacity": 64}, "too small for the 60 steps that an update looks ahead"),
     ],
 )
 def test_what_cannot_be_predicted_is_refused_with_the_reason(changes: dict[str, Any], message: str) -> None:

@@ -288,3 +288,28 @@ def test_acting_by_rounded_weights_is_acting_by_their_values(head: Any, monkeypa
             assert one.dtype == torch.float32
             several = head == "iqn" or len(obs) > 1  # rows of features, which are rounded like their weights
             torch.testing.assert_close(one, other, rtol=0, atol=5e-3 if several else 1e-6)
+
+
+def test_weight_decay_is_torchs_adamw_and_spares_biases() -> None:
+    config = replace(CONFIG, weight_decay=0.3, noisy=True, dueling=True)
+    net = network(config)
+    online, target = params(net, 1), params(net, 2)
+    module, g = QNetwork(config, (4,), 3), torch.Generator().manual_seed(0)
+    module.load_state_dict(net.unflatten(online))
+    several = [p for p in module.parameters() if p.dim() > 1]
+    biases = [p for p in module.parameters() if p.dim() == 1]
+    groups = [{"params": several, "weight_decay": 0.3}, {"params": biases, "weight_decay": 0.0}]
+    adamw = torch.optim.AdamW(groups, lr=config.learning_rate, eps=config.optimiser_eps)
+    state, flat, update = fresh(net.size), online, make_update(config, net)
+    for k in range(4):
+        data, noise = batch(seed=k), UpdateNoise(torch.randn(3, net.noise_width, generator=g), *torch.zeros(3, 8, 0))
+        with torch.no_grad():
+            next_values = net.apply(net.unflatten(target), data.next_obs, noise.normal[1])[..., 0]
+        chosen = module(data.obs, noise.normal[0])[torch.arange(8), data.action, 0]
+        loss = torch.nn.functional.smooth_l1_loss(chosen, data.reward + data.discount * next_values.amax(1))
+        adamw.zero_grad()
+        loss.backward()
+        adamw.step()
+        (flat,), state, _, _ = update((flat,), (target,), state, data, noise)
+    expected = torch.cat([p.detach().flatten() for p in module.parameters()])
+    torch.testing.assert_close(flat, expected, rtol=1e-4, atol=1e-5)

@@ -32,7 +32,7 @@ RAINBOW = replace(
 IQN = replace(SMALL, head="iqn", num_tau=4, num_tau_target=4, num_tau_act=4, tau_cosines=4, munchausen=True, envs_per_seed=2)
 SR_SPR = replace(
     SMALL, encoder="minatar", augment=True, shift_pixels=1, self_predict=True, self_predict_steps=3, n_step=2, prioritized=True,
-    target_ema_rate=0.05, act_with_target=True, reset_every_steps=35,
+    target_ema_rate=0.05, act_with_target=True, reset_every_steps=35, n_step_start=4, gamma_start=0.9, anneal_updates=25,
 )  # fmt: skip
 MINATAR = replace(SMALL, encoder="minatar", replay_ratio=0.25, n_step=2)
 ATARI = replace(
@@ -106,7 +106,7 @@ KINDS: dict[str, dict[str, Any]] = {  # the other environments are in tests/slow
         "eval_episodes": 1,
     },
     "MinAtar": {"env": "MinAtar/Breakout-v1", "agent_config": MINATAR},
-    "self-prediction and resets": {"env": "MinAtar/Breakout-v1", "agent_config": SR_SPR, "budget": "160-steps"},
+    "bbf's ideas": {"env": "MinAtar/Breakout-v1", "agent_config": SR_SPR, "budget": "160-steps"},
     "Atari": {"env": "ALE/Breakout-v5", "agent_config": ATARI, "budget": "80-steps", "evals": 1, "eval_episodes": 1},
 }
 

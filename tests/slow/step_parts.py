@@ -42,7 +42,7 @@ def build(case: str, device: torch.device, precision: Any, compile: bool, graphs
     flush_denormals()
     layout = ReplayLayout(
         seeds=len(seeds), envs_per_seed=1, capacity=20_000, frame_shape=frame_shape, pixels=len(frame_shape) > 1, stack=stack,
-        stack_padding="zeros", max_episode_steps=27_000, n_step=config.n_step, gamma=config.gamma, clip_rewards=True,
+        stack_padding="zeros", max_episode_steps=27_000, n_step=config.longest_return_steps, gamma=config.gamma, clip_rewards=True,
         prioritized=config.prioritized, priority_uniform_share=config.priority_uniform_share,
         predicted_steps=config.predicted_steps,
     )  # fmt: skip

@@ -60,7 +60,7 @@ def test_updates_from_tiles_are_those_from_stacks_bit_for_bit(
 ) -> None:
     config = AgentConfig(hidden=(32,), batch_size=8, precision="bf16", learning_starts_steps=20, **ideas)
     rules = layout(
-        seeds=2, envs_per_seed=config.envs_per_seed, frame_shape=(41, 43), n_step=config.n_step, stack_padding=padding,
+        seeds=2, envs_per_seed=config.envs_per_seed, frame_shape=(41, 43), n_step=config.longest_return_steps, stack_padding=padding,
         prioritized=config.prioritized,
     )  # fmt: skip
 
