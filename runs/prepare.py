@@ -28,7 +28,7 @@ from runs.machine import reserved_vcpus
 from runs.meter import Meter
 
 # From about this many updates on, compiling wins back the 10 to 20 s that it takes: judged from the time of single updates.
-COMPILE_FROM_UPDATES = {"mlp": 4_000, "minatar": 2_000, "nature": 600, "der": 3_000}
+COMPILE_FROM_UPDATES = {"mlp": 4_000, "minatar": 2_000, "nature": 600, "der": 3_000, "impala": 100}
 
 # Whose seeds gain by training side by side on a CPU: their layers are matrix products, and S small ones are one batched product.
 LOCKSTEP_ENCODERS = ("mlp", "minatar")

@@ -7,13 +7,14 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
 
 from agents.config import AgentConfig
 from runs.config import InputError, RunConfig
-from runs.prepare import check_numbers, crowded, faster_precision
+from runs.prepare import COMPILE_FROM_UPDATES, check_numbers, crowded, faster_precision
 from runs.train import train
 
 PAGES_PER_UPDATE = """
@@ -148,3 +149,7 @@ def test_they_are_at_the_start_of_a_training_that_was_not_told_how_many(
     finally:
         torch.set_num_threads(before)
     assert any("other processes keep about" in text for text in told) == said
+
+
+def test_it_is_known_of_every_encoder_from_when_on_compiling_pays() -> None:
+    assert set(COMPILE_FROM_UPDATES) == set(get_args(get_type_hints(AgentConfig)["encoder"]))
